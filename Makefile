@@ -1,0 +1,74 @@
+# make dev     serve on http://localhost:3000 with reload (PORT and HOST change that)
+# make start   serve as in production: no reload, WEB_CONCURRENCY workers
+# make routes  list the routes, or everything that is wrong with them
+# make test    run the tests
+# make check   lint, formatting, types
+# make pins    write constraints.txt anew with the newest versions that pyproject.toml allows
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: dev start routes test check format pins clean
+
+dev: .venv/app
+	@exec $(BIN)/python -m app dev
+
+start: .venv/app
+	@exec $(BIN)/python -m app start
+
+routes: .venv/app
+	@exec $(BIN)/python -m app routes
+
+test: .venv/test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/test .venv/check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/check
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# A stamp is older than the files it was made from, or its Python is gone: install again.
+.venv/python: Makefile
+	@set -e; \
+	for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+		echo "Python 3.11 or later is needed and was not found. Install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	"$$found" -m venv --clear .venv || { \
+		echo "$$found cannot create a virtual environment. On Debian and Ubuntu: apt install python3-venv" >&2; \
+		rm -rf .venv; exit 1; \
+	}
+	@touch $@
+
+.venv/app: .venv/python pyproject.toml constraints.txt
+	@echo "Installing the packages into .venv ..."
+	@$(INSTALL) .
+	@touch $@
+
+.venv/test: .venv/app
+	@$(INSTALL) ".[test]"
+	@touch $@
+
+.venv/check: .venv/app
+	@$(INSTALL) ".[check]"
+	@touch $@
+
+ifneq ($(shell .venv/bin/python -c 'import pip' 2>/dev/null && echo works),works)
+.PHONY: .venv/python
+endif
+
+pins:
+	rm -rf .venv/pins && python3 -m venv .venv/pins
+	.venv/pins/bin/python -m pip install --quiet --disable-pip-version-check ".[test,check]"
+	{ echo "# Versions that a fresh install gets; 'make pins' writes them anew."; \
+	  .venv/pins/bin/python -m pip freeze --exclude routes-py; } > constraints.txt
+	rm -rf .venv/pins
+
+clean:
+	rm -rf .venv build *.egg-info

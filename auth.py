@@ -1,0 +1,33 @@
+"""Who may come in: secrets compared in constant time, closed when unset."""
+
+import hmac
+
+from starlette.datastructures import Headers
+
+
+class Unauthorized(Exception):
+    """The request carries no credential, or a wrong one. It never says which."""
+
+
+def require_bearer(headers: Headers, secret: str | None) -> None:
+    """Let a request pass whose `Authorization: Bearer` token is the secret (RFC 6750). Raises `Unauthorized`."""
+    if not is_secret(bearer(headers), secret):
+        raise Unauthorized
+
+
+def bearer(headers: Headers) -> str | None:
+    """The bearer token of a request; the scheme's case does not matter (RFC 9110 11.1)."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
+
+
+def is_secret(given: str | None, secret: str | None) -> bool:
+    """Whether a header's value is the secret, or one of `new,old` while a secret is being replaced.
+
+    An unset secret is equal to nothing, an absent header least of all. Bytes are compared, since
+    `hmac.compare_digest` refuses non-ASCII text; headers arrive as latin-1.
+    """
+    if not given or not secret:
+        return False
+    sent = given.encode("latin-1", "replace")
+    return any([hmac.compare_digest(sent, known.encode()) for known in secret.split(",")])  # all of them, always

@@ -1,0 +1,140 @@
+"""The settings: read once, from the environment, then `.env.local`, then `.env`, as Next.js does.
+
+The first of the three that names a variable wins; an empty value means unset. Each field of `Config` is one
+variable, its name in capitals. README.md and .env.example list them all, and a test keeps the three equal.
+"""
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from dotenv.parser import parse_stream
+
+HERE = Path(__file__).resolve().parent
+ROUTES = HERE / "routes"
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used; the message names the variable and the mend."""
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,12}", value) or not low <= int(value) <= high:
+            raise ValueError(f"a whole number from {low} to {high} is wanted")
+        return int(value)
+
+    return parse
+
+
+def seconds(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", value):
+        raise ValueError("a number of seconds is wanted, such as 5 or 0.5")
+    return float(value)
+
+
+def url(value: str) -> str:
+    if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
+        raise ValueError("a URL is wanted, such as http://localhost:11434/v1")
+    return value.rstrip("/")
+
+
+def folder(value: str) -> Path:
+    path = HERE / value
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder; create it, or name another (relative to {HERE})")
+    return path
+
+
+def word(*choices: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in choices:
+            raise ValueError(f"one of {', '.join(choices)} is wanted")
+        return value.lower()
+
+    return parse
+
+
+def secret(value: str) -> str:
+    if not value.isprintable() or any(part != part.strip() or not part for part in value.split(",")):
+        raise ValueError(
+            "a secret is wanted (or two, as new,old while one replaces the other) without blanks around it"
+        )
+    return value
+
+
+def setting(default: object, parse: Callable[[str], object] = str, *, hidden: bool = False) -> Any:
+    return field(default=default, metadata={"parse": parse, "hidden": hidden})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Every setting, with its default. ``None`` means unset: a secret that is unset keeps its routes closed."""
+
+    webchat_token: str | None = setting(None, secret, hidden=True)
+    cron_secret: str | None = setting(None, secret, hidden=True)
+    openai_api_key: str | None = setting(None, hidden=True)
+    openai_base_url: str | None = setting(None, url)
+    model_smart: str = setting("gpt-5.5")
+    model_fast: str = setting("gpt-5.4-mini")
+    routes_dir: Path = setting(ROUTES, folder)
+    log_level: str = setting("info", word("debug", "info", "warning", "error"))
+    host: str = setting("127.0.0.1")
+    port: int = setting(3000, integer(1, 65535))
+    web_concurrency: int = setting(1, integer(1, 1024))
+    max_body_bytes: int = setting(1_048_576, integer(1, 2**40))
+    shutdown_grace: float = setting(5.0, seconds)
+
+    @property
+    def models(self) -> Mapping[str, str]:
+        """The model's name at the provider, by the alias that clients send."""
+        return {"smart": self.model_smart, "fast": self.model_fast}
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether no model is configured, so that the embedded one answers."""
+        return self.openai_api_key is None and self.openai_base_url is None
+
+
+def load_config(environ: Mapping[str, str], project: Path = HERE) -> Config:
+    """Read the settings from the environment and the .env files of a folder. Raises `ConfigError`."""
+    sources = [("the environment", environ), *((name, read_env(project / name)) for name in (".env.local", ".env"))]
+    values: dict[str, Any] = {}
+    for entry in fields(Config):
+        name = entry.name.upper()
+        source, value = next(((source, found[name]) for source, found in sources if name in found), ("", ""))
+        if not value:
+            continue
+        try:
+            values[entry.name] = entry.metadata["parse"](value)
+        except ValueError as exc:
+            shown = "the value" if entry.metadata["hidden"] else repr(value)
+            raise ConfigError(f"{name}: {shown} cannot be used: {exc}. Mend it in {source}.") from None
+    return Config(**values)
+
+
+def read_env(file: Path) -> dict[str, str]:
+    """Read one .env file; {} where there is none. Raises `ConfigError` naming the line that is not NAME=value."""
+    if not file.is_file():
+        return {}
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            f"{file.name} cannot be read: {exc}. Save it as UTF-8 text that this user may read."
+        ) from None
+    for binding in parse_stream(io.StringIO(text)):
+        if binding.error or (binding.key is not None and binding.value is None):
+            before = binding.original.string
+            line = binding.original.line + before[: len(before) - len(before.lstrip())].count("\n")
+            raise ConfigError(
+                f"{file.name} line {line}: this is not NAME=value. "
+                'Write NAME=value or NAME="value with spaces", one a line; a comment starts with #.'
+            )
+    found = dotenv_values(stream=io.StringIO(text), interpolate=False)
+    return {name: value or "" for name, value in found.items()}

@@ -1,0 +1,104 @@
+"""One layer that turns every exception below it into an answer.
+
+Starlette wraps an app in two such layers, and each route in a third; together they cost more than finding the
+route does (see bench/RESULTS.md). This one does the work of all three and keeps to what Starlette documents
+(https://www.starlette.io/exceptions/): handlers by status or class, the handler for 500 or `Exception` answers
+what nobody else does, and that exception is raised again so that the server logs its traceback.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, StateT
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import Response
+from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
+
+
+class BadRequest(HTTPException):
+    """400: what the client sent cannot be used. ``details`` says which field and why, one entry a problem."""
+
+    def __init__(self, *details: tuple[str, str]) -> None:
+        super().__init__(400, "Invalid request")
+        self.details = [{"field": field, "message": message} for field, message in details]
+
+
+class Request(StarletteRequest[StateT]):
+    """Starlette's request, whose `json()` answers 400 instead of 500 when the client's body is not JSON."""
+
+    async def json(self) -> Any:
+        """Return the parsed body. Raises `BadRequest`."""
+        try:
+            return await super().json()
+        except RecursionError:
+            raise BadRequest(("body", "is nested too deeply")) from None
+        except json.JSONDecodeError as exc:
+            raise BadRequest(("body", f"is not JSON: {exc.msg} at line {exc.lineno} column {exc.colno}")) from None
+        except ValueError:  # not UTF-8, or a number too long to read
+            raise BadRequest(("body", "is not JSON in UTF-8")) from None
+
+
+class Errors:
+    """The layer, as ASGI middleware. It finds its handlers where Starlette keeps them: `app.exception_handlers`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        started = False
+
+        def watched(message: Message) -> Any:  # hands on the awaitable: no second coroutine for each chunk of a stream
+            nonlocal started
+            started = True
+            return send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except ClientDisconnect:
+            return  # nobody is left to answer
+        except Exception as exc:
+            if started:
+                if handler_of(exc, scope):
+                    raise RuntimeError("Caught handled exception, but response already started.") from exc
+                raise
+            if response := await response_to(exc, scope, receive, send):
+                await response(scope, receive, watched)
+            if not handler_of(exc, scope):
+                raise
+
+
+async def response_to(exc: Exception, scope: Scope, receive: Receive, send: Send) -> Response | None:
+    """Return the app's answer to an exception; None where the app has no handler for it, nor for 500."""
+    handlers = _handlers(scope)
+    handler = handler_of(exc, scope) or handlers.get(500) or handlers.get(Exception)
+    if handler is None:
+        return None
+    call: Any = handler
+    request = Request[Any](scope, receive, send)
+    return await (call(request, exc) if is_async(handler) else run_in_threadpool(call, request, exc))
+
+
+def handler_of(exc: Exception, scope: Scope) -> ExceptionHandler | None:
+    """Return the handler of an expected exception: by status, else by class. The one for 500 is not among them."""
+    handlers = _handlers(scope)
+    if isinstance(exc, HTTPException) and exc.status_code != 500 and exc.status_code in handlers:
+        return handlers[exc.status_code]
+    for cls in type(exc).__mro__:
+        if cls in handlers and cls is not Exception:
+            return handlers[cls]
+    return None
+
+
+def _handlers(scope: Scope) -> Mapping[Any, ExceptionHandler]:
+    return getattr(scope.get("app"), "exception_handlers", {})
+
+
+def is_async(function: object) -> bool:
+    """Whether calling it gives a coroutine: an `async def`, a partial of one, an object whose `__call__` is one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004

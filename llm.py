@@ -1,0 +1,207 @@
+"""Talk to the model: aliases, and `chat_stream(model, messages)`, one round-trip that yields text.
+
+Any server that speaks OpenAI's chat completions will do (https://platform.openai.com/docs/api-reference/chat).
+The `openai` SDK brings authentication, retries, timeouts and error classes; the stream itself is read here, as
+bytes, because the SDK builds a pydantic tree for each chunk and calls an answer that was cut off a success.
+With no model configured the same client talks to `offline`, a model server inside this process.
+"""
+
+import contextlib
+import json
+import re
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+
+from config import Config
+
+if TYPE_CHECKING:  # 0.5 s and 57 MB to import: it waits until the port is open
+    import openai
+
+MAX_CONNECTIONS = 10_000  # the SDK's 1,000 make the next stream wait up to ten minutes
+KEEPALIVE = 300.0  # seconds; the default of 5 makes a message after a pause pay for TCP and TLS again
+CONNECT, READ, WRITE = 5.0, 120.0, 30.0  # seconds
+RETRY_AFTER = 2.0  # seconds: the longest Retry-After that is waited out while a client is kept waiting
+
+NOTHING: Mapping[str, Any] = {}
+
+Message = Mapping[str, str]
+
+
+class LLMError(Exception):
+    """The model did not give a whole answer. The text is ours, and safe to show to a client."""
+
+
+class Refused(LLMError):
+    """The model server could not be reached, or said no."""
+
+
+class RateLimited(LLMError):
+    """The model server wants us to wait; ``retry_after`` in seconds, where it said so."""
+
+    def __init__(self, message: str, retry_after: float | None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Silent(LLMError):
+    """The model server took the request and then said nothing for too long."""
+
+
+class BrokenOff(LLMError):
+    """The answer began, or should have, and did not come to its end."""
+
+
+class LLM:
+    """The models behind the aliases, and the one client that talks to them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._client: openai.AsyncOpenAI | None = None
+        self._opening = anyio.Lock()
+
+    async def client(self) -> "openai.AsyncOpenAI":
+        """Return the process's client, made at the first call: the import alone takes half a second."""
+        async with self._opening:
+            if self._client is None:
+                await anyio.to_thread.run_sync(__import__, "openai.resources.chat")
+                self._client = make_client(self.config)
+            return self._client
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def chat_stream(self, model: str, messages: Sequence[Message]) -> AsyncGenerator[str]:
+        """Yield the model's reply in pieces, as it writes them.
+
+        ``model`` is an alias; ``messages`` are ``{"role", "content"}``, oldest first. Closing the generator closes
+        the request. Raises `LLMError`, and `KeyError` for an alias that the settings do not name.
+        """
+        client = await self.client()
+        import httpx2
+        import openai
+
+        try:
+            # messages go in extra_body: as an argument each would be validated, 130 us apiece on the event loop
+            async with (
+                client.chat.completions.with_streaming_response.create(
+                    model=self.config.models[model], messages=[], stream=True, extra_body={"messages": list(messages)}
+                ) as response,
+                aclosing(read_answer(response.iter_bytes())) as pieces,
+            ):
+                async for text in pieces:
+                    yield text
+        except openai.RateLimitError as exc:
+            wait = seconds_of(exc.response.headers.get("retry-after"))
+            raise RateLimited("The model is busy. Try again later.", wait) from exc
+        except openai.APITimeoutError as exc:
+            raise Silent("The model did not answer in time.") from exc
+        except openai.APIStatusError as exc:
+            raise Refused("The model refused the request.") from exc
+        except openai.APIConnectionError as exc:
+            raise Refused("The model cannot be reached.") from exc
+        except httpx2.TimeoutException as exc:
+            raise Silent("The model stopped answering.") from exc
+        except (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream) as exc:
+            raise BrokenOff("The model broke off its answer.") from exc
+
+
+def make_client(config: Config) -> "openai.AsyncOpenAI":
+    """Build the client for the configured server, or for the offline model inside this process."""
+    import httpx2
+    import openai
+
+    async def dont_wait_long(response: httpx2.Response) -> None:
+        wait = seconds_of(response.headers.get("retry-after"))
+        if wait is not None and wait > RETRY_AFTER:
+            response.headers["x-should-retry"] = "false"  # the SDK heeds it: the client is told to wait instead
+
+    options: dict[str, Any] = {
+        "limits": httpx2.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE),
+        "timeout": httpx2.Timeout(connect=CONNECT, pool=CONNECT, read=READ, write=WRITE),
+        "event_hooks": {"response": [dont_wait_long]},
+    }
+    if config.is_offline:
+        from offline import Offline
+
+        options["transport"] = Offline()
+    return openai.AsyncOpenAI(
+        api_key=config.openai_api_key or "none",  # a local server wants no key, but the SDK does
+        base_url=config.openai_base_url or "https://api.openai.com/v1",
+        http_client=openai.DefaultAsyncHttpxClient(**options),
+        timeout=options["timeout"],
+        max_retries=1,
+    )
+
+
+def seconds_of(retry_after: str | None) -> float | None:
+    """Read a Retry-After header that gives seconds (RFC 9110 10.2.3); a date or nonsense is None."""
+    return float(retry_after) if retry_after and re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", retry_after) else None
+
+
+async def read_answer(chunks: AsyncIterator[bytes]) -> AsyncGenerator[str]:
+    """Yield the text of a chat completion stream, and raise `BrokenOff` unless it comes to its end.
+
+    The end is a ``finish_reason`` or ``[DONE]``, after some text. An error event is an end that failed.
+    """
+    whole = spoken = False
+    async with aclosing(sse_data(chunks)) as events:
+        async for data in events:
+            if data == b"[DONE]":
+                whole = True
+                break
+            error, text, finished = read_chunk(data)
+            if error:
+                raise BrokenOff("The model reported an error.")
+            whole = whole or finished
+            if text:
+                spoken = True
+                yield text
+    if not whole:
+        raise BrokenOff("The model broke off its answer.")
+    if not spoken:
+        raise BrokenOff("The model gave an empty answer.")
+    with anyio.move_on_after(0.1), contextlib.suppress(Exception):  # to its very end, and the connection lives on
+        async for _ in chunks:
+            pass
+
+
+def read_chunk(data: bytes) -> tuple[bool, str, bool]:
+    """Read one chunk of a chat completion: whether it is an error, its text, and whether it is the last."""
+    try:
+        event: Any = json.loads(data)
+        choices: list[Any] = event.get("choices") or [NOTHING]
+        delta: Mapping[str, Any] = choices[0].get("delta") or NOTHING
+        text = delta.get("content")
+        return bool(event.get("error")), text if isinstance(text, str) else "", bool(choices[0].get("finish_reason"))
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
+        raise BrokenOff("The model sent what is not a chat completion.") from None
+
+
+async def sse_data(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    """Yield the data of each server-sent event. Lines are split as bytes: U+2028 is no line end inside JSON."""
+    rest: list[bytes] = []
+    data: list[bytes] = []
+    async for chunk in chunks:
+        if b"\n" not in chunk:
+            rest.append(chunk)
+            continue
+        *lines, last = (b"".join(rest) + chunk).split(b"\n")
+        rest = [last]
+        for line in lines:
+            line = line.removesuffix(b"\r")
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+            elif not line and data:
+                yield b"\n".join(data)
+                data = []
+    last = b"".join(rest)
+    if last.startswith(b"data:"):  # some servers leave out the last line end
+        data.append(last[5:].strip())
+    if data:
+        yield b"\n".join(data)

@@ -1,0 +1,58 @@
+"""Fixtures that start real servers; copy them for the tests of your own routes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import create_app
+from config import Config
+from tests.servers import ModelServer, serving, write_tree
+
+TOKEN = "a-token-of-the-tests"
+SECRET = "a-secret-of-the-tests"
+
+Serve = Callable[..., str]
+
+
+@pytest.fixture
+def model() -> Iterator[ModelServer]:
+    """A model server that answers "Hello" until the test says otherwise."""
+    with ModelServer().running() as server:
+        yield server
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start the app on a real socket, with settings of the test's own: `serve(model_fast="x")` gives its URL."""
+    with ExitStack() as stack:
+
+        def start(config: Config | None = None, **settings: Any) -> str:
+            base = config or Config(webchat_token=TOKEN, cron_secret=SECRET)
+            return stack.enter_context(serving(create_app(replace(base, **settings))))
+
+        yield start
+
+
+@pytest.fixture
+def serve_tree(serve: Serve, tmp_path: Path) -> Callable[..., str]:
+    """Start the app on a tree of the test's own: `serve_tree({"x/route.py": "..."})` gives its URL.
+
+    Paths are below routes/; one that begins with "../" stands beside it, such as "../public/a.txt".
+    """
+
+    def start(files: dict[str, str], **settings: Any) -> str:
+        routes = tmp_path / "routes"
+        routes.mkdir(exist_ok=True)
+        write_tree(routes, files)
+        return serve(routes_dir=routes, **settings)
+
+    return start
+
+
+@pytest.fixture
+def bearer() -> dict[str, str]:
+    return {"Authorization": f"Bearer {TOKEN}"}
