@@ -31,8 +31,8 @@ format: .venv/check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# A stamp is older than the files it was made from, or its Python is gone: install again.
-.venv/python: Makefile
+# A stamp is older than the files it was made from: install again. .venv's own Python is gone or broken: start anew.
+.venv/python:
 	@set -e; \
 	for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python; do \
 		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
@@ -67,7 +67,7 @@ pins:
 	rm -rf .venv/pins && python3 -m venv .venv/pins
 	.venv/pins/bin/python -m pip install --quiet --disable-pip-version-check ".[test,check]"
 	{ echo "# Versions that a fresh install gets; 'make pins' writes them anew."; \
-	  .venv/pins/bin/python -m pip freeze --exclude routes-py; } > constraints.txt
+	  .venv/pins/bin/python -m pip freeze --exclude route-py; } > constraints.txt
 	rm -rf .venv/pins
 
 clean:

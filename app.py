@@ -259,6 +259,7 @@ def run_start(config: Config) -> int:
 
 def run_dev(config: Config) -> int:
     from uvicorn.supervisors.watchfilesreload import WatchFilesReload
+    from watchfiles import watch
 
     if config.webchat_token is None:  # one for this run, which the reloaded processes inherit
         os.environ["WEBCHAT_TOKEN"] = secrets.token_urlsafe(24)
@@ -278,6 +279,9 @@ def run_dev(config: Config) -> int:
     )
     reloader = WatchFilesReload(server, target=DevServer(server).run, sockets=[server.bind_socket()])
     reloader.watch_filter = Sources(config)  # pyright: ignore[reportAttributeAccessIssue]
+    options: dict[str, Any] = {"debounce": 200, "rust_timeout": 100, "yield_on_timeout": True}
+    reloader.watcher = watch(*server.reload_dirs, watch_filter=None, stop_event=reloader.should_exit, **options)
+    next(reloader.watcher)  # it watches from here on, so no change is missed while the app starts
     reloader.run()
     return 0
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -39,7 +38,7 @@ def seconds(value: str) -> float:
 
 
 def url(value: str) -> str:
-    if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
+    if not re.fullmatch(r"https?://([^/?#\s\[\]]+|\[[0-9a-fA-F:.]+\](:[0-9]+)?)(/[^?#\s]*)?", value):
         raise ValueError("a URL is wanted, such as http://localhost:11434/v1")
     return value.rstrip("/")
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,11 +37,11 @@ def serving(app: ASGIApp, **options: Any) -> Generator[str]:
 
 def wait_until(condition: Callable[[], object], timeout: float = 10) -> None:
     """Wait for something another thread or process does."""
-    pause = threading.Event()
-    for _ in range(int(timeout / 0.005)):
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
         if condition():
             return
-        pause.wait(0.005)
+        time.sleep(0.005)
     raise AssertionError(f"did not happen within {timeout} s")
 
 
