@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,23 +27,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-import llm
 from auth import Unauthorized
+from chat import Busy
 from config import HERE, Config, ConfigError, load_config, read_env
 from errors import BadRequest, Errors
+from llm import LLM, LLMError, RateLimited, Silent
 from loader import RouteError, load_routes
+from requestlog import RequestLog
 from router import Route, Router
 from state import State, open_state
+from store import NotFound, Reused, Running
 
 logger = logging.getLogger("app")
 
 
-def create_app(config: Config) -> Starlette:
-    """Build the app. Raises what `load_routes` raises when a route file cannot be served."""
+def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
+    """Build the app; ``llm`` to talk to the models in another way. Raises what `load_routes` raises."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[State]:
-        async with open_state(config) as state:
+        async with open_state(config, llm) as state:
             yield state
 
     routes = load_routes(config.routes_dir)
@@ -64,10 +68,10 @@ class App(Starlette):
     def build_middleware_stack(self) -> ASGIApp:
         limit = BodyLimit(self.router, self.max_body_bytes)
         if not self.debug and not self.user_middleware:
-            return Errors(limit)
+            return RequestLog(Errors(limit))
         router, self.router = self.router, limit  # pyright: ignore[reportAttributeAccessIssue]
         try:
-            return super().build_middleware_stack()
+            return RequestLog(super().build_middleware_stack())
         finally:
             self.router = router
 
@@ -111,11 +115,27 @@ async def unauthorized(request: Request, exc: Exception) -> Response:
     return JSONResponse({"error": "Unauthorized"}, 401, {"WWW-Authenticate": "Bearer"})
 
 
+async def busy(request: Request, exc: Exception) -> Response:
+    return JSONResponse({"error": "Too many answers are being streamed. Try again later."}, 503, {"Retry-After": "5"})
+
+
+async def not_found(request: Request, exc: Exception) -> Response:
+    return JSONResponse({"error": "Not Found"}, 404)
+
+
+async def running(request: Request, exc: Exception) -> Response:
+    return JSONResponse({"error": "The answer to that messageId is still being written."}, 409, {"Retry-After": "5"})
+
+
+async def reused(request: Request, exc: Exception) -> Response:
+    return await http_error(request, BadRequest(("messageId", "belongs to another message of the conversation")))
+
+
 async def model_error(request: Request, exc: Exception) -> Response:
     logger.warning("model: %s (%s)", exc, describe(exc.__cause__))
-    if isinstance(exc, llm.RateLimited):
+    if isinstance(exc, RateLimited):
         return JSONResponse({"error": str(exc)}, 503, {"Retry-After": str(math.ceil(exc.retry_after or 10))})
-    return JSONResponse({"error": str(exc)}, 504 if isinstance(exc, llm.Silent) else 502)
+    return JSONResponse({"error": str(exc)}, 504 if isinstance(exc, Silent) else 502)
 
 
 async def server_error(request: Request, exc: Exception) -> Response:
@@ -127,7 +147,11 @@ async def server_error(request: Request, exc: Exception) -> Response:
 HANDLERS: Mapping[Any, Any] = {
     HTTPException: http_error,
     Unauthorized: unauthorized,
-    llm.LLMError: model_error,
+    Busy: busy,
+    NotFound: not_found,
+    Running: running,
+    Reused: reused,
+    LLMError: model_error,
     Exception: server_error,  # raised again after it is answered: the server logs the traceback
 }
 
@@ -158,7 +182,7 @@ def __getattr__(name: str) -> Any:
 def dev() -> ASGIApp:
     """Build the app for make dev: when it cannot be built, every answer says why until it can."""
     try:
-        return create_app(start())
+        return create_app(replace(start(), shutdown_grace=0))  # a reload does not wait for open streams
     except Exception as exc:
         report(exc)
         text = message_of(exc)
@@ -177,6 +201,8 @@ def start() -> Config:
         for key, value in read_env(HERE / name).items():
             os.environ.setdefault(key, value)
     set_up_logging(config.log_level)
+    access = logging.getLogger("uvicorn.access")  # our own line says more, and never a query
+    access.handlers, access.propagate = [], False
     return config
 
 

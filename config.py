@@ -67,6 +67,12 @@ def secret(value: str) -> str:
     return value
 
 
+def sqlite_url(value: str) -> str:
+    if not re.fullmatch(r"sqlite:///[^?#]+", value):
+        raise ValueError("sqlite:///data/app.db, below the project, or sqlite:////var/lib/app.db is wanted")
+    return value
+
+
 def setting(default: object, parse: Callable[[str], object] = str, *, hidden: bool = False) -> Any:
     return field(default=default, metadata={"parse": parse, "hidden": hidden})
 
@@ -88,6 +94,10 @@ class Config:
     web_concurrency: int = setting(1, integer(1, 1024))
     max_body_bytes: int = setting(1_048_576, integer(1, 2**40))
     shutdown_grace: float = setting(5.0, seconds)
+    database_url: str = setting("sqlite:///data/app.db", sqlite_url)
+    system_prompt: str | None = setting(None)
+    chat_history_chars: int = setting(32_000, integer(0, 10**9))
+    chat_max_streams: int = setting(1000, integer(1, 10**6))
 
     @property
     def models(self) -> Mapping[str, str]:

@@ -5,11 +5,18 @@ The wire format is that of server-sent events (https://html.spec.whatwg.org/mult
 that ends without it was cut by the network. It knows nothing of models; any route can return an `EventStream`.
 """
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import FrameType
+from typing import Any, Literal
 
 import anyio
+import anyio.lowlevel
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -17,6 +24,9 @@ from errors import handler_of, response_to
 
 BEAT = 15.0  # seconds of silence before a comment is sent: nginx and AWS cut at 60 s, Cloudflare at about 100 s
 HOLD = 10.0  # seconds to wait for the first event before the status is sent: a quick failure keeps its own status
+LAST_WORDS = 2.0  # seconds for the last frames of a stream that is stopped: its client may not be reading
+
+STOPPED = "The server is stopping. Ask again in a moment."
 
 Emit = Callable[[object], Awaitable[None]]
 Write = Callable[[Emit], Awaitable[None]]
@@ -26,17 +36,30 @@ class EventStream(Response):
     """A response whose events are written by a coroutine: ``write(emit)``, with ``await emit({"text": "Hel"})``.
 
     ``write`` runs in the request's own task and is cancelled when the client leaves, also before its first event,
-    so its ``finally`` runs to the end. What it raises before the first event (or the first ten seconds) is
-    answered with its own status; later, the same JSON goes out as the last event before ``[DONE]``.
+    or when the server stops; its ``finally`` runs to the end, and finds in ``ended`` what happened. What it raises
+    before the first event (or the first ten seconds) is answered with its own status; later, ``on_error`` makes
+    the last event from the same words.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, write: Write, *, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        write: Write,
+        *,
+        headers: Mapping[str, str] | None = None,
+        on_error: Callable[[str], object] = lambda words: {"error": words},
+    ) -> None:
         self.write = write
+        self.on_error = on_error
         self.status_code = 200
         self.background = None
-        self.ended: Literal["open", "done", "left", "error"] = "open"
+        self.ended: Literal["open", "done", "left", "stopped", "error"] = "open"
+        self.pieces = 0
+        self.first_at = 0.0
+        self._started = False
+        self._last = time.monotonic()
+        self._scope = anyio.CancelScope()
         self.init_headers(
             {
                 "Content-Type": self.media_type,  # Starlette would add a charset, which the format does not have
@@ -49,60 +72,127 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._send = send
-        self._started = False
-        self._last = anyio.current_time()
+        begun_at = time.monotonic()
+        _open.add(self)
+        try:
+            failure = await self._pump(receive)
+            if self.ended == "left":
+                return
+            expected = failure is None or handler_of(failure, scope) is not None
+            with anyio.move_on_after(LAST_WORDS):
+                if failure is not None:
+                    response = await response_to(failure, scope, receive, send) if self._started else None
+                    if response is None:
+                        raise failure
+                    await self.emit(self.on_error(json.loads(bytes(response.body))["error"]))
+                elif self.ended == "stopped":
+                    await self.emit(self.on_error(STOPPED))
+                await self._start()
+                await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+            if failure is not None and not expected:
+                raise failure  # the answer is complete; the server logs the traceback
+        finally:
+            _open.discard(self)
+            log: dict[str, Any] = scope.get("log", {})
+            log["ended"] = self.ended
+            if self.first_at:
+                log |= {"first_ms": round((self.first_at - begun_at) * 1000), "pieces": self.pieces}
+
+    async def _pump(self, receive: Receive) -> Exception | None:
+        """Run ``write`` beside the watcher and the heartbeat, which end with it; what it raised is returned."""
         failure: Exception | None = None
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch, receive, tasks.cancel_scope)
+            tasks.start_soon(self._watch, receive)
             tasks.start_soon(self._beat)
-            try:
-                await self.write(self.emit)
-                self.ended = "done"
-            except Exception as exc:
-                failure = exc
-                self.ended = "error"
+            with self._scope:
+                try:
+                    await self.write(self.emit)
+                    self._end("done")
+                except Exception as exc:
+                    failure = exc
+                    self._end("error")
             tasks.cancel_scope.cancel()
-        if self.ended == "left":
-            return
-        if failure is not None:
-            response = await response_to(failure, scope, receive, send) if self._started else None
-            if response is None:
-                raise failure
-            await self.emit(json.loads(bytes(response.body)))
-        await self._start()
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
-        if failure is not None and not handler_of(failure, scope):
-            raise failure
+        return failure
 
     async def emit(self, event: object) -> None:
         """Send one event: any JSON value, ASCII-escaped so that no character can end its line."""
+        if self._scope.cancel_called:
+            # A task that always finds its next piece waiting is never caught between two: it would relay to nobody.
+            await anyio.lowlevel.checkpoint_if_cancelled()
         if not self._started:
             await self._start()
-        self._last = anyio.current_time()
-        await self._body(b"data: " + json.dumps(event).encode() + b"\n\n")
+        self._last = time.monotonic()
+        if not self.pieces:
+            self.first_at = self._last
+        self.pieces += 1
+        await self._send(
+            {"type": "http.response.body", "body": b"data: %b\n\n" % json.dumps(event).encode(), "more_body": True}
+        )
+
+    def stop(self) -> None:
+        """End the stream because the server stops."""
+        self._end("stopped")
+        self._scope.cancel()
+
+    def _end(self, how: Literal["done", "left", "stopped", "error"]) -> None:
+        if self.ended == "open":  # the first end is the true one: cancelling may raise something else on its way
+            self.ended = how
 
     async def _start(self) -> None:
         if not self._started:
             self._started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
-    async def _body(self, body: bytes) -> None:
-        message: Message = {"type": "http.response.body", "body": body, "more_body": True}
-        await self._send(message)
-
-    async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.ended = "left"
-        scope.cancel()
+    async def _watch(self, receive: Receive) -> None:
+        message: Message = {"type": ""}
+        while message["type"] != "http.disconnect":
+            message = await receive()
+        self._end("left")
+        self._scope.cancel()
 
     async def _beat(self) -> None:
         await anyio.sleep(HOLD)
         await self._start()
         while True:
-            silent = anyio.current_time() - self._last
+            silent = time.monotonic() - self._last
             if silent >= BEAT:
                 self._last += silent
-                await self._body(b": ping\n\n")
+                await self._send({"type": "http.response.body", "body": b": ping\n\n", "more_body": True})
             else:
                 await anyio.sleep(BEAT - silent)
+
+
+_open: set[EventStream] = set()
+
+
+@asynccontextmanager
+async def draining(grace: float) -> AsyncGenerator[None]:
+    """While the app lives, end its open streams by themselves when the process is told to stop.
+
+    A server such as uvicorn tells a stream nothing on SIGTERM and cancels it without a word when its own time is
+    up. So the signal is heard here too: ``grace`` seconds later the streams that are still open are stopped. Does
+    nothing outside the main thread, which alone can hear signals, or where no server listens to them.
+    """
+    before: dict[int, Callable[[int, FrameType | None], Any]] = {}
+    loop = asyncio.get_running_loop()
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(loop.call_later, grace, stop_all)
+        before[number](number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                before[number] = handler
+                signal.signal(number, heard)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_all() -> None:
+    for stream in list(_open):
+        stream.stop()

@@ -10,6 +10,7 @@ import pytest
 
 from app import create_app
 from config import Config
+from llm import LLM, READ
 from tests.servers import ModelServer, serving, write_tree
 
 TOKEN = "a-token-of-the-tests"
@@ -26,13 +27,18 @@ def model() -> Iterator[ModelServer]:
 
 
 @pytest.fixture
-def serve() -> Iterator[Serve]:
+def serve(tmp_path: Path, model: ModelServer) -> Iterator[Serve]:  # model: it must outlive the app
     """Start the app on a real socket, with settings of the test's own: `serve(model_fast="x")` gives its URL."""
     with ExitStack() as stack:
 
-        def start(config: Config | None = None, **settings: Any) -> str:
-            base = config or Config(webchat_token=TOKEN, cron_secret=SECRET)
-            return stack.enter_context(serving(create_app(replace(base, **settings))))
+        def start(
+            config: Config | None = None, *, aiohttp: bool | None = None, silence: float = READ, **settings: Any
+        ) -> str:
+            base = config or Config(
+                webchat_token=TOKEN, cron_secret=SECRET, database_url=f"sqlite:///{tmp_path / 'data/app.db'}"
+            )
+            config = replace(base, **settings)
+            return stack.enter_context(serving(create_app(config, llm=LLM(config, aiohttp=aiohttp, silence=silence))))
 
         yield start
 

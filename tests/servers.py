@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,7 @@ class ModelServer:
         self.exchanges: list[Exchange] = []
         self.aborted = 0  # requests whose client left before the answer was over
         self.connections = 0
+        self.writers: set[asyncio.StreamWriter] = set()
         self.url = ""
 
     @property
@@ -124,6 +125,7 @@ class ModelServer:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writers.add(writer)
         try:
             while True:
                 try:
@@ -148,7 +150,10 @@ class ModelServer:
                 if exchange.left.is_set() or writer.transport.is_closing():
                     return
         finally:
+            self.writers.discard(writer)
             writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def watch(self, reader: asyncio.StreamReader, exchange: Exchange) -> None:
         try:
@@ -176,10 +181,12 @@ class ModelServer:
 
     async def _stop(self, server: asyncio.Server) -> None:
         server.close()
-        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        idle = 0
+        while idle < 4:  # a connection may still be on its way in
+            idle = idle + 1 if len(asyncio.all_tasks()) == 1 else 0
+            for writer in list(self.writers):
+                writer.transport.abort()  # its task notices, and ends
+            await asyncio.sleep(0.005)
 
 
 def write_tree(root: Path, files: dict[str, str]) -> Path:

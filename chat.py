@@ -1,0 +1,153 @@
+"""One turn of a conversation: the question is stored, the model asked, the answer told and stored.
+
+What /api/chat and its variants share. Nothing here depends on how the answer is put on the wire.
+"""
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import anyio
+
+from db import Row
+from errors import BadRequest
+from sse import EventStream
+from state import State
+from store import Question, Turn
+
+SAVE_EVERY = 5.0  # seconds: how much of an answer a crash can take
+
+Say = Callable[[str], Awaitable[None]]
+
+
+class Busy(Exception):
+    """As many answers are being streamed as CHAT_MAX_STREAMS allows."""
+
+
+async def answer(state: State, question: Question, say: Say, stream: EventStream, *, again: bool = False) -> None:
+    """Store the question, then tell the model's answer piece by piece; whatever happens, what was said is kept.
+
+    Raises `Busy`, and what `Store.begin` and `LLM.chat_stream` raise.
+    """
+    try:
+        state["streams"].acquire_on_behalf_of_nowait(stream)
+    except anyio.WouldBlock:
+        raise Busy from None
+    try:
+        await _answer(state, question, say, stream, again)
+    finally:
+        state["streams"].release_on_behalf_of(stream)
+
+
+async def _answer(state: State, question: Question, say: Say, stream: EventStream, again: bool) -> None:
+    store = state["store"]
+    turn: Turn | None = None
+    with anyio.CancelScope(shield=True):  # the client may leave now, but a turn that began must be finished
+        turn = await store.begin(question, again=again)
+    assert turn is not None
+    if turn.answer is not None:
+        return await say(turn.answer)
+    said: list[str] = []
+    ending = "error"
+    try:
+        messages = await store.history(turn, state["config"].chat_history_chars)
+        if prompt := state["config"].system_prompt:
+            messages.insert(0, {"role": "system", "content": prompt})
+        async with aclosing(state["llm"].chat_stream(question.model, messages)) as pieces:
+            await _tell(state, turn, pieces, say, said)
+        ending = "done"
+    except anyio.get_cancelled_exc_class():
+        ending = "stopped" if stream.ended == "stopped" else "left"
+        raise
+    finally:
+        with anyio.CancelScope(shield=True):
+            await store.save(turn, join(said), ending)
+
+
+async def _tell(state: State, turn: Turn, pieces: Any, say: Say, said: list[str]) -> None:
+    saved_at = anyio.current_time()
+    async for text in pieces:
+        said.append(text)
+        await say(text)
+        if (now := anyio.current_time()) - saved_at > SAVE_EVERY:
+            saved_at = now
+            await state["store"].save(turn, join(said), "running")
+
+
+def join(pieces: list[str]) -> str:
+    """Join the pieces of an answer; a surrogate pair that two of them share becomes the character it is."""
+    return "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+FIELDS = ("message", "conversationId", "model", "channel", "channelId", "messageId")
+
+
+def read_question(body: Any, models: Mapping[str, str]) -> Question:
+    """Check the body of POST /api/chat. Raises `BadRequest` with every field that is wrong; others are left alone."""
+    if not isinstance(body, dict):
+        raise BadRequest(("body", 'must be a JSON object such as {"message": "Hello"}'))
+    sent: dict[str, Any] = body  # pyright: ignore[reportUnknownVariableType]
+    found = {name: sent[name] for name in FIELDS if name in sent}
+    for name in ("conversationId", "channelId", "messageId"):
+        if found.get(name, "") is None:
+            del found[name]  # null says that there is none
+    wrong = [(name, problem) for name, value in found.items() if (problem := what_is_wrong(name, value, models))]
+    if "message" not in found:
+        wrong.insert(0, ("message", "is required: a non-empty string"))
+    if wrong:
+        raise BadRequest(*wrong)
+    return Question(
+        conversation=found.get("conversationId") or new_conversation(found),
+        content=found["message"],
+        model=found.get("model", "smart"),
+        channel=found.get("channel", "web"),
+        channel_id=found.get("channelId"),
+        message_id=found.get("messageId"),
+    )
+
+
+def what_is_wrong(name: str, value: object, models: Mapping[str, str]) -> str | None:
+    if not isinstance(value, str) or not value.strip():
+        return "must be a non-empty string"
+    if name == "model" and value not in models:
+        return f"is not known; use one of {', '.join(models)}"
+    if name == "conversationId" and not re.fullmatch(r"[!-~]{1,200}", value):
+        return "must be 1 to 200 visible ASCII characters without blanks: it is sent back in a header"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "has half of a surrogate pair, which is not Unicode text"
+    return "has a NUL character" if "\0" in value else None
+
+
+def new_conversation(found: Mapping[str, str]) -> str:
+    """Return a new conversation's id; for a message with an id always the same, so that a repeat finds it."""
+    if "messageId" not in found:
+        return str(uuid4())
+    parts = "\0".join(found.get(name, "") for name in ("channel", "channelId", "messageId", "message"))
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+def conversation_json(row: Row) -> dict[str, Any]:
+    """Return a conversation as clients see it."""
+    return {
+        "id": row["id"],
+        "channel": row["channel"],
+        "channelId": row["channel_id"],
+        "model": row["model"],
+        "created": iso(row["created_at"]),
+    }
+
+
+def message_json(row: Row) -> dict[str, Any]:
+    """Return a message as clients see it."""
+    return {name: row[name] for name in ("role", "content", "state")} | {"created": iso(row["created_at"])}
+
+
+def iso(moment: float) -> str:
+    """Write a moment as JavaScript does: 2026-11-23T08:00:00.000Z."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,208 @@
+"""The database: a SQLite file, written so that what is acknowledged has reached the disk.
+
+SQL is the text that SQLite and PostgreSQL both accept, with markers ``$1, $2``. A write is a list of statements that
+happen together or not at all. Writes run in one thread, and what waits together is committed together: one fsync
+for all of them, which gives `synchronous=FULL` its speed back.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from config import HERE, ConfigError
+
+Row = dict[str, Any]
+Statement = tuple[str, Sequence[object]]
+
+MIGRATIONS: Sequence[Sequence[str]] = (
+    (
+        """CREATE TABLE conversation (
+             id TEXT PRIMARY KEY,
+             channel TEXT NOT NULL,
+             channel_id TEXT,
+             model TEXT NOT NULL,
+             created_at DOUBLE PRECISION NOT NULL)""",
+        "CREATE INDEX conversation_newest ON conversation (channel, created_at, id)",
+        """CREATE TABLE message (
+             conversation_id TEXT NOT NULL,
+             seq BIGINT NOT NULL,               -- 1, 2, 3 ... a question is followed by its answer
+             role TEXT NOT NULL,
+             content TEXT NOT NULL,
+             state TEXT NOT NULL,               -- done, left, error, stopped; running while it is written
+             message_id TEXT,                   -- the client's own, which makes a repeat harmless
+             turn TEXT NOT NULL,                -- who writes the answer; fences a late writer
+             created_at DOUBLE PRECISION NOT NULL,
+             touched_at DOUBLE PRECISION NOT NULL,
+             PRIMARY KEY (conversation_id, seq))""",
+        "CREATE UNIQUE INDEX message_once ON message (conversation_id, message_id)",
+        "CREATE INDEX message_turn ON message (turn)",
+    ),
+)
+
+
+class Database:
+    """A SQLite file. `open` it, `read` and `write` from any task, and `aclose` it."""
+
+    def __init__(self, url: str) -> None:
+        self.path = sqlite_path(url)
+        self._writer = _Thread(self.path, writes=True)
+        self._reader = _Thread(self.path, writes=False)
+
+    async def open(self) -> None:
+        """Open the file, made where there is none, and bring its tables up to date. Raises `ConfigError`."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            await self._writer.start()
+            await self._migrate()
+            await self._reader.start()
+        except (OSError, sqlite3.Error) as exc:
+            raise ConfigError(
+                f"DATABASE_URL: {self.path} cannot be opened for writing: {exc}. "
+                "Give this user write permission for its folder, or name another file."
+            ) from exc
+
+    async def aclose(self) -> None:
+        await self._writer.stop()
+        await self._reader.stop()
+
+    async def read(self, sql: str, *values: object) -> list[Row]:
+        """Run one query on what has been committed."""
+        return (await self._reader.run([(sql, values)]))[0]
+
+    async def write(self, *statements: Statement) -> list[list[Row]]:
+        """Run statements in one transaction; the rows that each returned. They are on disk when this returns."""
+        return await self._writer.run(statements)
+
+    async def _migrate(self) -> None:
+        await self.write(("CREATE TABLE IF NOT EXISTS migration (version BIGINT PRIMARY KEY)", ()))
+        for version, statements in enumerate(MIGRATIONS, 1):
+            try:  # the first statement fails where another process was quicker, and takes the others with it
+                await self.write(
+                    ("INSERT INTO migration (version) VALUES ($1)", (version,)), *((sql, ()) for sql in statements)
+                )
+            except sqlite3.IntegrityError:
+                continue
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the file that a URL names: sqlite:///data/app.db below the project, sqlite:////var/app.db elsewhere."""
+    return HERE / url.removeprefix("sqlite:///")
+
+
+class _Job:
+    """Statements that one task waits for."""
+
+    def __init__(self, statements: Sequence[Statement]) -> None:
+        self.statements = statements
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[list[list[Row]]] = self.loop.create_future()
+        self.result: list[list[Row]] | BaseException = []
+
+
+class _Thread:
+    """One connection in a thread of its own, fed by a queue."""
+
+    def __init__(self, path: Path, *, writes: bool) -> None:
+        self.path = path
+        self.writes = writes
+        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.thread: threading.Thread | None = None
+
+    async def start(self) -> None:
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.thread = threading.Thread(
+            target=self._work, args=(opened, asyncio.get_running_loop()), name=f"sqlite-{self.path.name}", daemon=True
+        )
+        self.thread.start()
+        await opened
+
+    async def stop(self) -> None:
+        thread, self.thread = self.thread, None
+        if thread is not None:
+            self.jobs.put(None)
+            await asyncio.to_thread(thread.join)
+
+    async def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        if self.thread is None:
+            raise RuntimeError("the database is closed")
+        job = _Job(statements)
+        self.jobs.put(job)
+        return await job.future
+
+    def _work(self, opened: "asyncio.Future[None]", loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            connection = self._connect()
+        except BaseException as exc:
+            loop.call_soon_threadsafe(opened.set_exception, exc)
+            return
+        loop.call_soon_threadsafe(opened.set_result, None)
+        last = False
+        while not last and (first := self.jobs.get()) is not None:
+            batch = [first]
+            while len(batch) < 256:
+                try:
+                    more = self.jobs.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    last = True
+                    break
+                batch.append(more)
+            self._run(connection, batch)
+            for waiting in {job.loop for job in batch}:
+                waiting.call_soon_threadsafe(_resolve, [job for job in batch if job.loop is waiting])
+        connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")  # with NORMAL a power cut takes what was acknowledged
+        if not self.writes:
+            connection.execute("PRAGMA query_only=1")
+        return connection
+
+    def _run(self, connection: sqlite3.Connection, batch: Sequence[_Job]) -> None:
+        if not self.writes:
+            for job in batch:
+                job.result = _attempt(connection, job)
+            return
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for job in batch:
+                connection.execute("SAVEPOINT job")
+                job.result = _attempt(connection, job)
+                if isinstance(job.result, BaseException):
+                    connection.execute("ROLLBACK TO job")
+                connection.execute("RELEASE job")
+            connection.execute("COMMIT")
+        except BaseException as exc:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            for job in batch:
+                job.result = exc
+
+
+def _attempt(connection: sqlite3.Connection, job: _Job) -> list[list[Row]] | BaseException:
+    try:
+        results: list[list[Row]] = []
+        for sql, values in job.statements:
+            cursor = connection.execute(sql, {str(i): value for i, value in enumerate(values, 1)})
+            names = [column[0] for column in cursor.description or ()]
+            results.append([dict(zip(names, row, strict=True)) for row in cursor])
+        return results
+    except BaseException as exc:
+        return exc
+
+
+def _resolve(batch: Sequence[_Job]) -> None:
+    for job in batch:
+        if job.future.done():  # its task was cancelled
+            continue
+        if isinstance(job.result, BaseException):
+            job.future.set_exception(job.result)
+        else:
+            job.future.set_result(job.result)

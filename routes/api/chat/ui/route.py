@@ -1,0 +1,68 @@
+"""POST /api/chat/ui: the same chat for `useChat` of the Vercel AI SDK, in its UI message stream, version 1.
+
+https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol names the parts. The conversation is the client's chat id, and
+its history is ours: of the messages that the client sends, only the last one is read.
+"""
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from auth import require_bearer
+from chat import answer, read_question
+from errors import BadRequest
+from sse import Emit, EventStream
+from state import State
+
+
+async def POST(request: Request[State]) -> Response:
+    state = request.state
+    require_bearer(request.headers, state["config"].webchat_token)
+    body = await request.json()
+    question = read_question(as_question(body), state["config"].models)
+    again = body.get("trigger") == "regenerate-message"
+    request.scope.get("log", {})["conversation"] = question.conversation
+
+    async def write(emit: Emit) -> None:
+        begun = False
+
+        async def say(text: str) -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                await emit({"type": "start", "messageId": f"{question.message_id or question.conversation}-answer"})
+                await emit({"type": "start-step"})
+                await emit({"type": "text-start", "id": "text"})
+            await emit({"type": "text-delta", "id": "text", "delta": text})
+
+        await answer(state, question, say, stream, again=again)
+        for part in ({"type": "text-end", "id": "text"}, {"type": "finish-step"}, {"type": "finish"}):
+            await emit(part)
+
+    stream = EventStream(
+        write,
+        headers={"X-Conversation-Id": question.conversation, "x-vercel-ai-ui-message-stream": "v1"},
+        on_error=lambda words: {"type": "error", "errorText": words},
+    )
+    return stream
+
+
+def as_question(body: Any) -> dict[str, Any]:
+    """Turn what `useChat` sends into what /api/chat takes. Raises `BadRequest`."""
+    try:
+        last = [message for message in body["messages"] if message["role"] == "user"][-1]
+        parts: list[dict[str, Any]] = last["parts"]
+        text = "".join(part["text"] for part in parts if part["type"] == "text")
+        if any(part["type"] == "file" for part in parts):
+            raise BadRequest(("messages", "holds a file, and only text can be sent to the model"))
+        question: dict[str, Any] = {"message": text, "conversationId": body["id"], "messageId": last.get("id")}
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise BadRequest(
+            (
+                "messages",
+                'must hold a user message such as {"role": "user", "parts": [{"type": "text", "text": "Hi"}]}',
+            ),
+            ("id", "must be the chat's id"),
+        ) from None
+    return question | {name: body[name] for name in ("model", "channel", "channelId") if name in body}

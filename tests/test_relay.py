@@ -1,0 +1,436 @@
+"""What can go wrong between a client and a model, on real sockets, with each transport to the model."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from app import create_app
+from config import HERE, Config
+from tests.conftest import TOKEN, Serve
+from tests.servers import Exchange, ModelServer, free_port, serving, wait_until
+
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+Relay = Callable[..., str]
+
+
+@pytest.fixture(params=["httpx2", "aiohttp"])
+def relay(request: pytest.FixtureRequest, serve: Serve, model: ModelServer) -> Relay:
+    """Start the app in front of the model server, with one transport after the other."""
+
+    def start(**settings: Any) -> str:
+        return serve(openai_base_url=model.url, aiohttp=request.param == "aiohttp", **settings)
+
+    return start
+
+
+@contextmanager
+def client_of(url: str, body: dict[str, Any] | None = None) -> Generator[socket.socket]:
+    """Send a chat request over a bare socket, and leave when the block ends."""
+    host, port = url.removeprefix("http://").split(":")
+    data = json.dumps({"message": "Hi", "conversationId": "c"} | (body or {})).encode()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        client.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+        client.settimeout(10)
+        yield client
+
+
+def messages_of(url: str, conversation: str = "c") -> list[tuple[str, str, str]]:
+    response = httpx.get(f"{url}/api/conversations/{conversation}", headers=HEADERS, trust_env=False)
+    messages: list[dict[str, str]] = response.json()["data"]["messages"] if response.status_code == 200 else []
+    return [(message["role"], message["content"], message["state"]) for message in messages]
+
+
+def ask(url: str, **body: Any) -> httpx.Response:
+    body = {"message": "Hi", "conversationId": "c"} | body
+    return httpx.post(f"{url}/api/chat", json=body, headers=HEADERS, timeout=20, trust_env=False)
+
+
+def events(response: httpx.Response) -> list[Any]:
+    return [json.loads(line[6:]) for line in response.text.splitlines() if line.startswith("data: {")]
+
+
+# The client leaves.
+
+
+async def never(exchange: Exchange) -> None:
+    await exchange.hang()
+
+
+async def head_only(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.hang()
+
+
+async def one_piece(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("Hel")
+    await exchange.hang()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reads", "kept"),
+    [(never, b"", ""), (head_only, b"", ""), (one_piece, b'data: {"text": "Hel"}', "Hel")],
+    ids=["before the head", "before the first piece", "in the middle"],
+)
+def test_a_client_that_leaves_closes_the_upstream_and_what_was_said_is_kept(
+    relay: Relay, model: ModelServer, answer: Any, reads: bytes, kept: str
+):
+    url = relay()
+    model.answer = answer
+    with client_of(url) as client:
+        wait_until(lambda: len(model.exchanges) == 1)
+        seen = b""
+        while reads not in seen:
+            seen += client.recv(4096)
+        assert model.aborted == 0
+    wait_until(lambda: model.aborted == 1)
+    wait_until(lambda: messages_of(url) == [("user", "Hi", "done"), ("assistant", kept, "left")])
+
+
+def test_a_client_that_does_not_read_is_noticed_when_it_leaves(relay: Relay, model: ModelServer):
+    url = relay()
+    sent = 0
+
+    async def flood(exchange: Exchange) -> None:
+        nonlocal sent
+        await exchange.head()
+        while not exchange.left.is_set():
+            await exchange.delta("x" * 10_000)
+            sent += 1
+
+    model.answer = flood
+    with client_of(url):
+        before = -1
+
+        def full() -> bool:  # every buffer on the way is full: the model cannot go on
+            nonlocal before
+            stuck, before = sent > 50 and sent == before, sent
+            return stuck or bool(model.aborted)
+
+        while not full():
+            time.sleep(0.25)
+        assert model.aborted == 0
+    wait_until(lambda: model.aborted == 1)
+    wait_until(lambda: messages_of(url)[-1][2] == "left")
+
+
+@pytest.mark.parametrize("answer", [never, one_piece])
+def test_the_same_with_a_base_http_middleware_around_the_app(model: ModelServer, tmp_path: Path, answer: Any):
+    async def pass_on(request: Any, call_next: Any) -> Any:
+        return await call_next(request)
+
+    config = Config(webchat_token=TOKEN, openai_base_url=model.url, database_url=f"sqlite:///{tmp_path}/a.db")
+    app = create_app(config)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
+    model.answer = answer
+    with serving(app) as url:
+        with client_of(url):
+            wait_until(lambda: len(model.exchanges) == 1)
+        wait_until(lambda: model.aborted == 1)
+        wait_until(lambda: messages_of(url)[-1][2] == "left")
+
+
+# The model fails.
+
+
+async def refuses(exchange: Exchange) -> None:
+    await exchange.head(401)
+
+
+async def is_busy(exchange: Exchange) -> None:
+    await exchange.head(429, retry_after="60")
+
+
+async def is_busy_without_saying_for_how_long(exchange: Exchange) -> None:
+    await exchange.head(429)
+
+
+async def breaks(exchange: Exchange) -> None:
+    await exchange.head(500)
+
+
+async def resets_at_once(exchange: Exchange) -> None:
+    exchange.reset()
+
+
+async def says_nothing(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.done()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "retry_after"),
+    [
+        (refuses, 502, None),
+        (is_busy, 503, "60"),
+        (is_busy_without_saying_for_how_long, 503, "10"),
+        (breaks, 502, None),
+        (resets_at_once, 502, None),
+        (says_nothing, 502, None),
+    ],
+)
+def test_a_failure_before_the_first_piece_has_its_own_status(
+    relay: Relay, model: ModelServer, answer: Any, status: int, retry_after: str | None
+):
+    url = relay()
+    model.answer = answer
+    response = ask(url)
+    assert (response.status_code, response.headers.get("retry-after")) == (status, retry_after)
+    assert messages_of(url) == [("user", "Hi", "done"), ("assistant", "", "error")]
+
+
+def test_a_model_that_is_busy_for_long_is_not_waited_for(relay: Relay, model: ModelServer):
+    url = relay()
+    model.answer = is_busy
+    ask(url)
+    assert len(model.exchanges) == 1
+
+
+def test_a_model_that_failed_once_is_asked_again(relay: Relay, model: ModelServer):
+    url = relay()
+
+    async def fail_once(exchange: Exchange) -> None:
+        if len(model.exchanges) == 1:
+            return await exchange.head(500)
+        await exchange.head()
+        await exchange.delta("Hello", "stop")
+        await exchange.done()
+
+    model.answer = fail_once
+    assert events(ask(url)) == [{"text": "Hello"}]
+
+
+@pytest.mark.parametrize("answer", [never, one_piece], ids=["before the head", "in the middle"])
+def test_a_model_that_falls_silent_is_given_up(relay: Relay, model: ModelServer, answer: Any):
+    url = relay(silence=0.3)
+    model.answer = answer
+    response = ask(url)
+    if answer is never:
+        assert (response.status_code, response.json()) == (504, {"error": "The model did not answer in time."})
+    else:
+        assert events(response) == [{"text": "Hel"}, {"error": "The model stopped answering."}]
+        assert response.text.endswith("data: [DONE]\n\n")
+
+
+async def resets(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("Hel")
+    await exchange.delta("lo")
+    exchange.reset()
+
+
+async def stops_short(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("Hel")
+    await exchange.delta("lo")
+    await exchange.end()
+
+
+async def reports_an_error(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("Hello")
+    await exchange.event({"error": {"message": "provider text"}})
+    await exchange.done()
+
+
+@pytest.mark.parametrize("answer", [resets, stops_short, reports_an_error])
+def test_a_failure_later_ends_with_an_error_and_keeps_what_was_said(relay: Relay, model: ModelServer, answer: Any):
+    url = relay()
+    model.answer = answer
+    response = ask(url)
+    *pieces, error = events(response)
+    assert "".join(piece["text"] for piece in pieces) == "Hello"
+    assert list(error) == ["error"]
+    assert "provider" not in response.text
+    assert response.text.endswith("data: [DONE]\n\n")
+    assert messages_of(url)[-1] == ("assistant", "Hello", "error")
+
+
+# The model is odd, but right.
+
+
+async def sends_line_separators(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.send('data: {"choices": [{"delta": {"content": "a\u2028b\u0085c"}}]}\n\n'.encode())
+    await exchange.done()
+
+
+async def splits_a_pair(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.send(b'data: {"choices": [{"delta": {"content": "a\\ud83d"}}]}\n\n')
+    await exchange.send(b'data: {"choices": [{"delta": {"content": "\\udc4bb"}}]}\n\n')
+    await exchange.done()
+
+
+async def sends_byte_by_byte(exchange: Exchange) -> None:
+    await exchange.head()
+    data = 'data: {"choices": [{"delta": {"content": "Grüße"}}]}\r\n\r\n: ping\r\n\r\ndata: [DONE]\r\n\r\n'
+    for byte in data.encode():
+        await exchange.send(bytes([byte]))
+        await asyncio.sleep(0)
+    await exchange.end()
+
+
+async def sends_a_megabyte(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("x" * 1_000_000, "stop")
+    await exchange.done()
+
+
+async def sends_all_at_once(exchange: Exchange) -> None:
+    await exchange.head()
+    event = b'data: {"choices": [{"delta": {"content": "ab"}}]}\n\n'
+    await exchange.send(event * 50 + b"data: [DONE]\n\n")
+    await exchange.end()
+
+
+async def leaves_out_the_last_line_end(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("ab")
+    await exchange.send(b"data: [DONE]")
+    await exchange.end()
+
+
+async def never_says_done_but_finishes(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("a")
+    await exchange.event({"choices": [], "usage": {"total_tokens": 1}})
+    await exchange.delta("b", "stop")
+    await exchange.end()
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (sends_line_separators, "a\u2028b\u0085c"),
+        (splits_a_pair, "a👋b"),
+        (sends_byte_by_byte, "Grüße"),
+        (sends_a_megabyte, "x" * 1_000_000),
+        (sends_all_at_once, "ab" * 50),
+        (leaves_out_the_last_line_end, "ab"),
+        (never_says_done_but_finishes, "ab"),
+    ],
+)
+def test_an_odd_answer_arrives_whole_and_is_kept_whole(relay: Relay, model: ModelServer, answer: Any, text: str):
+    url = relay()
+    model.answer = answer
+    response = ask(url)
+    assert response.content.isascii()
+    assert json.loads(json.dumps("".join(event["text"] for event in events(response)))) == text
+    assert messages_of(url)[-1] == ("assistant", text, "done")
+    assert response.text.endswith("data: [DONE]\n\n")
+
+
+def test_a_connection_to_the_model_is_used_again(relay: Relay, model: ModelServer):
+    url = relay()
+    for _ in range(5):
+        assert ask(url).status_code == 200
+    assert model.connections <= 2  # the one that was warmed, and at most one that began before it was
+
+
+# The server.
+
+
+def test_more_streams_than_allowed_are_503_at_once(relay: Relay, model: ModelServer):
+    url = relay(chat_max_streams=1)
+    model.answer = one_piece
+    with client_of(url) as client:
+        assert b"200 OK" in client.recv(4096)
+        response = ask(url, conversationId="d")
+        assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+        assert messages_of(url, "d") == []
+    wait_until(lambda: model.aborted == 1)
+    model.answer = sends_all_at_once
+    wait_until(lambda: ask(url, conversationId="d").status_code == 200)
+
+
+def test_two_questions_at_once_are_both_kept_in_order(relay: Relay, model: ModelServer):
+    url = relay()
+
+    async def wait(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta(f"to {exchange.body['messages'][-1]['content']}", "stop")
+        await asyncio.to_thread(wait_until, lambda: len(model.exchanges) == 2)
+        await exchange.done()
+
+    model.answer = wait
+
+    async def both() -> None:
+        async with httpx.AsyncClient(headers=HEADERS, trust_env=False) as client:
+            bodies = [{"message": text, "conversationId": "c"} for text in ("one", "two")]
+            answers = await asyncio.gather(*(client.post(f"{url}/api/chat", json=body) for body in bodies))
+            assert [answer.status_code for answer in answers] == [200, 200]
+
+    asyncio.run(both())
+    kept = [content for _, content, _ in messages_of(url)]
+    assert kept in (["one", "to one", "two", "to two"], ["two", "to two", "one", "to one"])
+
+
+@pytest.fixture
+def started(model: ModelServer, tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """The app as a process of its own, as production runs it."""
+    port = free_port()
+    environ = {"PATH": os.environ["PATH"], "WEBCHAT_TOKEN": TOKEN, "OPENAI_BASE_URL": model.url, "PORT": str(port)}
+    environ |= {"DATABASE_URL": f"sqlite:///{tmp_path}/app.db", "SHUTDOWN_GRACE": "0.5", "LOG_LEVEL": "warning"}
+    command = [str(HERE / ".venv/bin/python"), "-m", "app", "start"]
+    process = subprocess.Popen(command, cwd=HERE, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: answers(url), 20)
+        yield url, process
+    finally:
+        process.kill()
+        process.wait(10)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == 404
+    except httpx.TransportError:
+        return False
+
+
+async def test_sigterm_ends_fifty_streams_with_a_word_and_keeps_what_was_said(
+    started: tuple[str, "subprocess.Popen[bytes]"], model: ModelServer, serve: Serve, tmp_path: Path
+):
+    url, process = started
+    model.answer = one_piece
+
+    async def stream(client: httpx.AsyncClient, n: int) -> str:
+        body = {"message": "Hi", "conversationId": f"c{n}"}
+        return (await client.post(f"{url}/api/chat", json=body, headers=HEADERS, timeout=20)).text
+
+    async with httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=60)) as client:
+        streams = [asyncio.create_task(stream(client, n)) for n in range(50)]
+        await asyncio.to_thread(wait_until, lambda: len(model.exchanges) == 50)
+        await asyncio.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        for text in await asyncio.gather(*streams):
+            assert text == (
+                'data: {"text": "Hel"}\n\n'
+                'data: {"error": "The server is stopping. Ask again in a moment."}\n\ndata: [DONE]\n\n'
+            )
+    assert await asyncio.to_thread(process.wait, 10) in (0, -signal.SIGTERM)
+    assert process.stderr is not None
+    assert b"Traceback" not in process.stderr.read()
+    again = serve(database_url=f"sqlite:///{tmp_path}/app.db")
+    for n in range(50):
+        assert messages_of(again, f"c{n}")[-1] == ("assistant", "Hel", "stopped")
