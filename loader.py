@@ -206,6 +206,7 @@ class Modules:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.packages: dict[Path, str] = {}
         self.name = f"_routes_{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
         for name in [name for name in sys.modules if name == self.name or name.startswith(f"{self.name}.")]:
             del sys.modules[name]  # an earlier load: its helpers may have changed since
@@ -227,16 +228,17 @@ class Modules:
         return sys.modules.get(name, module)
 
     def _package(self, folder: Path) -> str:
-        parts = folder.relative_to(self.root).parts
-        name = ".".join([self.name, *map(escape, parts)])
-        if name not in sys.modules:
-            if parts:
-                self._package(folder.parent)
+        if folder not in self.packages:
+            name = self.name
+            if folder != self.root:
+                beside = folder.with_name(f"{folder.name}.py").is_file()  # then x is x.py, and the folder gets a slash
+                name = f"{self._package(folder.parent)}.{escape(folder.name + '/' * beside)}"
             package = ModuleType(name, "A folder of routes.")
             package.__path__ = [str(folder)]
             package.__package__ = name
             sys.modules[name] = package
-        return name
+            self.packages[folder] = name
+        return self.packages[folder]
 
 
 def escape(name: str) -> str:
