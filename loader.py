@@ -70,9 +70,16 @@ def load_routes(root: Path) -> list[Route]:
             handlers = collect_verbs(modules.load(file.file), file.shown)
         except Exception as exc:
             problems.append(exc)
-        else:
-            around = [Guard(depth, guards[path], covers) for depth, path, covers in file.guards]
+            continue
+        around = [Guard(depth, guards[path], covers) for depth, path, covers in file.guards]
+        try:
             routes.append(Route(file.segments, handlers, file=file.shown, guards=around))
+        except Exception as exc:
+            exc.add_note(
+                f"while building the middleware of {', '.join(_shown(root, path) for _, path, _ in file.guards)}"
+            )
+            guards.update((path, ()) for _, path, _ in file.guards)
+            problems.append(exc)
     if len(problems) == 1:
         raise problems[0]
     if problems:
