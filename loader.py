@@ -102,6 +102,11 @@ def walk(root: Path, problems: list[Exception]) -> Iterator[RouteFile]:
         for name in sorted(entries):
             if name.startswith("_") or not entries[name].is_dir():
                 continue
+            if entries[name].is_symlink() and (folder / name).resolve() in (here := folder.resolve(), *here.parents):
+                problems.append(
+                    RouteError(f"{_shown(root, folder / name)}: this link leads to a folder above it. Remove it.")
+                )
+                continue
             transparent = name.startswith("@") or (name.startswith("(") and name.endswith(")"))
             try:
                 below = segments if transparent else (*segments, parse_folder(name))
