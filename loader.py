@@ -94,7 +94,7 @@ def walk(root: Path, problems: list[Exception]) -> Iterator[RouteFile]:
         folder: Path, segments: tuple[Segment, ...], guards: tuple[tuple[int, Path, bool], ...], group: bool
     ) -> Iterator[RouteFile]:
         entries = {entry.name: entry for entry in os.scandir(folder)}
-        if "middleware.py" in entries:
+        if "middleware.py" in entries and entries["middleware.py"].is_file():
             guards += ((len(segments), folder / "middleware.py", not group),)
         found: list[RouteFile] = []
         if "route.py" in entries and entries["route.py"].is_file():
@@ -143,7 +143,8 @@ def parse_folder(name: str) -> Segment:
         if not bare:
             raise ValueError(f"'{name}' has no parameter name. Write [...name].")
         raise ValueError(f"'{name}' is not a parameter: it takes three plain dots. Write [...{bare}] or [{bare}].")
-    if name.startswith("[[") and name.endswith("]]") and (inner := name.strip("[]")) and not name.startswith("[[["):
+    if re.match(r"\[\[[^\[\].…]", name) and name.endswith("]]"):
+        inner = name.strip("[]")
         raise ValueError(
             f"'{name}': Optional route parameters are not yet supported. Write [{inner}], or [[...{inner}]] for a "
             "catch-all that also matches nothing."
@@ -153,7 +154,7 @@ def parse_folder(name: str) -> Segment:
         depth += (character == "[") - (character == "]")
         if depth not in (0, 1):
             break
-    if depth or name in ("[]", "[...]"):
+    if depth or name == "[]":
         inner = re.sub(r"[\[\]….]", "", name) or "name"
         raise ValueError(f"'{name}' is not a parameter. Write [{inner}], [...{inner}] or [[...{inner}]].")
     try:
@@ -307,6 +308,8 @@ def unusable(value: Any) -> str | None:
         positional(value)
     except TypeError as exc:
         return f"a function of {exc}, but it is called with (request) or (request, params)"
+    except ValueError:
+        return "a built-in function whose parameters nobody can tell"
     return None
 
 
