@@ -85,14 +85,14 @@ class BodyLimit:
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
         self.limit = limit
-        self.counting = RequestBodyLimitMiddleware(app, limit)
+        self.counting = RequestBodyLimitMiddleware(Errors(app), limit)  # outside of it, the answer would be plain text
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.app
         if scope["type"] == "http":
             for name, value in scope["headers"]:
                 if name == b"content-length" and int(value) > self.limit:
-                    raise HTTPException(413)
+                    raise HTTPException(413, "Content Too Large")
                 if name == b"transfer-encoding":
                     app = self.counting
         await app(scope, receive, send)
