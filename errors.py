@@ -67,16 +67,26 @@ class Errors:
                 if handler_of(exc, scope):
                     raise RuntimeError("Caught handled exception, but response already started.") from exc
                 raise
-            if response := await response_to(exc, scope, receive, send):
+            expected = handler_of(exc, scope) is not None
+            try:
+                response = await response_to(exc, scope, receive, send)
+            except Exception as failure:  # of the handler: that is a bug, which the handler for 500 answers
+                if not expected:
+                    raise
+                exc, expected = failure, False
+                response = await response_to(exc, scope, receive, send, expected)
+            if response:
                 await response(scope, receive, watched)
-            if not handler_of(exc, scope):
-                raise
+            if not expected:
+                raise exc
 
 
-async def response_to(exc: Exception, scope: Scope, receive: Receive, send: Send) -> Response | None:
+async def response_to(
+    exc: Exception, scope: Scope, receive: Receive, send: Send, expected: bool = True
+) -> Response | None:
     """Return the app's answer to an exception; None where the app has no handler for it, nor for 500."""
     handlers = _handlers(scope)
-    handler = handler_of(exc, scope) or handlers.get(500) or handlers.get(Exception)
+    handler = (handler_of(exc, scope) if expected else None) or handlers.get(500) or handlers.get(Exception)
     if handler is None:
         return None
     call: Any = handler
