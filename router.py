@@ -131,7 +131,10 @@ class Route(routing.BaseRoute):
         for segment in self.segments:
             value = segment.text if segment.rank == 0 else path_params.get(segment.text, [])
             parts.extend([value] if segment.rank < 2 or isinstance(value, str) else value)
-        return URLPath("/" + "/".join(quote(str(part), safe="") for part in parts), protocol="http")
+        texts = [str(part) for part in parts]
+        if not self._fits(texts) or any(text in ("", ".", "..") for text in texts):  # no path leads there
+            raise NoMatchFound(name, path_params)
+        return URLPath("/" + "/".join(quote(text, safe="") for text in texts), protocol="http")
 
     def __repr__(self) -> str:
         return f"Route(path={self.path!r}, methods={sorted(self.methods)}, file={self.file!r})"
