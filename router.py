@@ -305,6 +305,8 @@ class Router(routing.Router):
                 if redirect:
                     return await _redirect(root.decode("latin-1") + path, scope, receive, send)
             parts = split(path)
+            if parts is None and not path.startswith("/"):
+                raise HTTPException(404)  # OPTIONS *
             if parts is None:
                 raise HTTPException(400, "The path has a malformed percent-escape")
             route = _find(self._tree, parts, 0)
@@ -358,8 +360,10 @@ def tidy(path: str) -> tuple[str, bool]:
 def split(path: str) -> list[str] | None:
     """Split a raw path (bytes as latin-1) on its slashes and decode each segment once.
 
-    None where an escape is malformed or the text is not UTF-8.
+    None where an escape is malformed or the text is not UTF-8, and for what is no path, such as ``*``.
     """
+    if not path.startswith("/"):
+        return None
     parts = path[1:].split("/") if len(path) > 1 else []
     if "%" not in path and path.isascii():
         return parts
