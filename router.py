@@ -93,8 +93,10 @@ class Route(routing.BaseRoute):
         """Match one path without the table, as Starlette's own router and its tools ask."""
         if scope["type"] != "http":
             return Match.NONE, {}
-        parts = split(raw_path(scope)[1].decode("latin-1"))
-        if parts is None or not self._fits(parts):
+        path = raw_path(scope)[1].decode("latin-1")
+        path, redirect = tidy(path) if UNTIDY.search(path) else (path, False)
+        parts = split(path)
+        if redirect or parts is None or not self._fits(parts):
             return Match.NONE, {}
         child: Scope = {"endpoint": self._endpoints.get(scope["method"], self.endpoint)}
         child["path_params"] = {**scope.get("path_params", {}), **self.params(parts)}
@@ -256,7 +258,7 @@ class Router(routing.Router):
     def __init__(
         self, routes: Sequence[Route], *, public: Path | None = None, lifespan: Lifespan[Any] | None = None
     ) -> None:
-        super().__init__(routes, redirect_slashes=False, lifespan=lifespan)
+        super().__init__(routes, lifespan=lifespan)
         self._count = len(routes)
         self._tree = _Node()
         self._static: dict[bytes, Route | PublicFile] = {}
@@ -302,6 +304,8 @@ class Router(routing.Router):
             path = raw.decode("latin-1")
             if UNTIDY.search(path):
                 path, redirect = tidy(path)
+                if redirect and self._is_added(scope) and not _find(self._tree, split(path) or [], 0):
+                    return await super().app(scope, receive, send)
                 if redirect:
                     return await _redirect(root.decode("latin-1") + path, scope, receive, send)
             parts = split(path)
@@ -319,13 +323,19 @@ class Router(routing.Router):
 
     async def _unmatched(self, parts: Sequence[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Try what was added to the app since; else 404, inside the middleware of the deepest folder on the way."""
-        if len(self.routes) > self._count:
+        if self._is_added(scope):
             return await super().app(scope, receive, send)
         answer, nodes = self._tree.unknown or self.not_found, [self._tree]
         for part in parts:
             nodes = [child for node in nodes for child in (node.static.get(part), node.param) if child]
             answer = next((node.unknown for node in nodes if node.unknown), answer)
         await answer(scope, receive, send)
+
+    def _is_added(self, scope: Scope) -> bool:
+        """Whether a route that was added to the app answers; unlike ours, it may want a slash at the end."""
+        added = self.routes[self._count :]
+        scopes = (scope, {**scope, "path": scope["path"] + "/"}) if added else ()
+        return any(route.matches(variant)[0] is not Match.NONE for route in added for variant in scopes)
 
 
 # What makes a path untidy: // or \, a dot segment (also %2e), a slash at the end.
