@@ -1,0 +1,107 @@
+"""The plan of the house: who may import whom, and that every shipped route keeps its door shut."""
+
+import ast
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from app import create_app
+from config import ROUTES, Config
+from loader import load_routes
+from router import Route
+
+HERE = Path(__file__).resolve().parent.parent
+
+# A module may import those of the floors below its own. A new module is placed here, or the first test fails.
+FLOORS = [
+    {"app"},
+    {"routes"},  # every file of the folder; one file of it never imports another
+    {"state"},
+    {"llm", "sse"},
+    {"offline"},
+    {"loader"},
+    {"router"},
+    {"auth", "config", "errors"},
+]
+FLOOR = {name: number for number, floor in enumerate(reversed(FLOORS)) for name in floor}
+MODULES = sorted(path for path in [*HERE.glob("*.py"), *(HERE / "routes").rglob("*.py")])
+
+# What anybody may ask: "METHOD /path", with the reason beside it.
+OPEN: set[str] = set()
+
+
+def floor_of(file: Path) -> str:
+    return file.stem if file.parent == HERE else "routes"
+
+
+def imports_of(file: Path) -> set[str]:
+    """The modules of the house that a file imports, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found & set(FLOOR)
+
+
+def shown(file: Path) -> str:
+    return str(file.relative_to(HERE))
+
+
+def test_every_module_has_its_floor():
+    assert {floor_of(file) for file in MODULES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("file", MODULES, ids=shown)
+def test_imports_point_downwards(file: Path):
+    climbing = {name for name in imports_of(file) if FLOOR[name] >= FLOOR[floor_of(file)]}
+    assert not climbing, f"{shown(file)} imports {climbing}: what they share belongs to a module below both"
+
+
+@pytest.mark.parametrize(
+    ("module", "strangers"),
+    [
+        ("loader", {"llm", "sse", "auth", "config", "state", "openai", "httpx"}),
+        ("router", {"llm", "sse", "auth", "config", "state", "openai", "httpx"}),
+        ("errors", {"llm", "sse", "auth", "config", "state", "openai", "httpx"}),
+        ("llm", {"starlette", "uvicorn"}),
+        ("sse", {"llm", "openai", "config"}),
+    ],
+)
+def test_some_modules_know_nothing_of_others(module: str, strangers: set[str]):
+    nodes = list(ast.walk(ast.parse((HERE / f"{module}.py").read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert not {name.split(".")[0] for name in names} & strangers
+
+
+def test_no_module_of_the_house_hides_one_of_the_library():
+    assert not {file.stem for file in HERE.glob("*.py")} & sys.stdlib_module_names
+
+
+def doors() -> list[tuple[Route, str]]:
+    return [(route, method) for route in load_routes(ROUTES) for method in sorted(route.handlers)]
+
+
+def closed_doors() -> list[tuple[Route, str]]:
+    return [(route, method) for route, method in doors() if f"{method} {route.path}" not in OPEN]
+
+
+@pytest.mark.parametrize("config", [Config(), Config(webchat_token="t", cron_secret="s")], ids=["unset", "set"])
+@pytest.mark.parametrize(("route", "method"), closed_doors(), ids=lambda value: getattr(value, "path", value))
+def test_every_route_is_401_without_a_credential(route: Route, method: str, config: Config):
+    params: dict[str, Any] = {s.text: ["x"] if s.rank > 1 else "x" for s in route.segments if s.rank}
+    path = route.url_path_for(route.path, **params)
+    with TestClient(create_app(config)) as client:
+        for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer None"}, {"X-Cron-Secret": ""}):
+            response = client.request(method, path, headers=headers)
+            assert response.status_code == 401
+            assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_what_is_open_by_design_is_still_there():
+    assert not OPEN - {f"{method} {route.path}" for route, method in doors()}
