@@ -1,0 +1,32 @@
+"""The bench measures what it says it does: every app of it that is installed here answers rightly."""
+
+from pathlib import Path
+
+import pytest
+from starlette.responses import JSONResponse
+
+from bench.routing import APPS, Unfit, check, questions
+from tests.servers import serving
+
+
+@pytest.mark.parametrize("size", [2, 200])
+@pytest.mark.parametrize("name", ["bare", "starlette", "ours"])
+def test_every_app_answers_what_it_is_asked(name: str, size: int, tmp_path: Path):
+    with serving(APPS[name](size, tmp_path), lifespan="auto") as url:
+        check(port_of(url), size)
+
+
+def test_an_app_that_answers_wrongly_is_not_measured():
+    with serving(JSONResponse({"id": "always the same"}), lifespan="off") as url:  # noqa: SIM117
+        with pytest.raises(Unfit, match=r"/api/group0/item0 is answered 200 application/json"):
+            check(port_of(url), 2)
+
+
+def test_half_of_the_routes_are_static_and_half_have_a_parameter():
+    asked = {kind: [question.path for question in questions(200, kind)] for kind in ("static", "dynamic")}
+    assert (asked["static"][-1], asked["dynamic"][-1]) == ("/api/group1/item49", "/api/group1/thing49/99")
+    assert len({*asked["static"], *asked["dynamic"]}) == 200
+
+
+def port_of(url: str) -> int:
+    return int(url.rpartition(":")[2])
