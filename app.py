@@ -13,7 +13,7 @@ import shlex
 import socket
 import sys
 import traceback
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +87,7 @@ class BodyLimit:
         self.limit = limit
         self.counting = RequestBodyLimitMiddleware(Errors(app), limit)  # outside of it, the answer would be plain text
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # no coroutine of its own
         app = self.app
         if scope["type"] == "http":
             for name, value in scope["headers"]:
@@ -95,7 +95,7 @@ class BodyLimit:
                     raise HTTPException(413, "Content Too Large")
                 if name == b"transfer-encoding":
                     app = self.counting
-        await app(scope, receive, send)
+        return app(scope, receive, send)
 
 
 # Every status that an error becomes, in one place.

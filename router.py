@@ -74,17 +74,17 @@ class Route(routing.BaseRoute):
         self.endpoint = next(iter(handlers.values()), None)
         self.include_in_schema = False
         self._apps = {verb: _endpoint(handler, file) for verb, handler in handlers.items()}
-        self._endpoints = dict(handlers)
         if "HEAD" in self.methods:
             self._apps["HEAD"] = _head(self._apps.get("HEAD") or self._apps["GET"])
-            self._endpoints.setdefault("HEAD", handlers["HEAD" if "HEAD" in handlers else "GET"])
         self._singles = tuple((i, s.text) for i, s in enumerate(segments) if s.rank == 1)
         self._rest = segments[-1].text if segments and segments[-1].rank >= 2 else None
         self.app: ASGIApp = wrap(Errors(self._answer), guards) if guards else self._answer
 
     def params(self, parts: Sequence[str]) -> dict[str, Any]:
         """The parameters of a path that this route matches: `str`, or `list[str]` for a catch-all."""
-        params: dict[str, Any] = {name: parts[i] for i, name in self._singles}
+        params: dict[str, Any] = {}
+        for i, name in self._singles:
+            params[name] = parts[i]
         if self._rest is not None and len(parts) >= len(self.segments):
             params[self._rest] = list(parts[len(self.segments) - 1 :])
         return params
@@ -94,11 +94,11 @@ class Route(routing.BaseRoute):
         if scope["type"] != "http":
             return Match.NONE, {}
         path = raw_path(scope)[1].decode("latin-1")
-        path, redirect = tidy(path) if UNTIDY.search(path) else (path, False)
+        path, redirect = tidy(path)
         parts = split(path)
         if redirect or parts is None or not self._fits(parts):
             return Match.NONE, {}
-        child: Scope = {"endpoint": self._endpoints.get(scope["method"], self.endpoint)}
+        child: Scope = {"endpoint": self.handlers.get(scope["method"], self.endpoint)}
         child["path_params"] = {**scope.get("path_params", {}), **self.params(parts)}
         return Match.FULL, child
 
@@ -113,16 +113,14 @@ class Route(routing.BaseRoute):
         """Answer a request that this route matches, as Starlette's own router calls it."""
         await self.app(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def _answer(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         method = scope["method"]
         app = self._apps.get(method)
         if app is not None:
-            scope["endpoint"] = self._endpoints[method]
-            await app(scope, receive, send)
-        elif method == "OPTIONS":
-            await Response(status_code=204, headers={"allow": self.allow})(scope, receive, send)
-        else:
-            raise HTTPException(405, headers={"Allow": self.allow})
+            return app(scope, receive, send)
+        if method == "OPTIONS":
+            return Response(status_code=204, headers={"allow": self.allow})(scope, receive, send)
+        raise HTTPException(405, headers={"Allow": self.allow})
 
     def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
         """Build the path: each value is percent-encoded, a catch-all takes a sequence of segments."""
@@ -146,6 +144,7 @@ def _endpoint(handler: Handler, file: str) -> ASGIApp:
     call = _caller(handler)
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["endpoint"] = handler
         response = await call(Request(scope, receive, send))
         if not isinstance(response, Response):
             raise TypeError(
@@ -291,9 +290,9 @@ class Router(routing.Router):
             if any(guard.depth == depth for guard in guards):
                 node.unknown = wrap(Errors(self.not_found), guards)
 
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await super().app(scope, receive, send)
+            return await self.app(scope, receive, send)
         if "router" not in scope:
             scope["router"] = self
         root, raw = raw_path(scope)
@@ -302,10 +301,10 @@ class Router(routing.Router):
             params: dict[str, Any] = {}
         else:
             path = raw.decode("latin-1")
-            if UNTIDY.search(path):
+            if may_be_untidy(path):
                 path, redirect = tidy(path)
                 if redirect and self._is_added(scope) and not _find(self._tree, split(path) or [], 0):
-                    return await super().app(scope, receive, send)
+                    return await self.app(scope, receive, send)
                 if redirect:
                     return await _redirect(root.decode("latin-1") + path, scope, receive, send)
             parts = split(path)
@@ -324,7 +323,7 @@ class Router(routing.Router):
     async def _unmatched(self, parts: Sequence[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Try what was added to the app since; else 404, inside the middleware of the deepest folder on the way."""
         if self._is_added(scope):
-            return await super().app(scope, receive, send)
+            return await self.app(scope, receive, send)
         answer, nodes = self._tree.unknown or self.not_found, [self._tree]
         for part in parts:
             nodes = [child for node in nodes for child in (node.static.get(part), node.param) if child]
@@ -338,14 +337,17 @@ class Router(routing.Router):
         return any(route.matches(variant)[0] is not Match.NONE for route in added for variant in scopes)
 
 
-# What makes a path untidy: // or \, a dot segment (also %2e), a slash at the end.
-UNTIDY = re.compile(r"//|\\|/(?:\.|%2[eE]){1,2}(?:/|$)|./$")
+def may_be_untidy(path: str) -> bool:
+    """Whether `tidy` could change a path: five searches cost 90 ns, the expression that says it exactly 430."""
+    return "//" in path or "\\" in path or "/." in path or "%2" in path or path.endswith("/")
+
+
 _DOT = re.compile(r"\.|%2[eE]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def tidy(path: str) -> tuple[str, bool]:
-    """Return the path that an untidy raw path stands for, and whether the client is to be sent there (308).
+    """Return the path that a raw path stands for, and whether the client is to be sent there (308).
 
     As Next.js does, one step at a time: ``//`` and ``\\`` collapse; else dot segments are resolved in silence
     (RFC 3986 5.2.4, within the root), and a slash at the end goes.
