@@ -19,11 +19,12 @@ HERE = Path(__file__).resolve().parent.parent
 FLOORS = [
     {"app"},
     {"routes"},  # every file of the folder; one file of it never imports another
+    {"chat"},
     {"state"},
-    {"llm", "sse"},
-    {"offline"},
+    {"llm", "sse", "store"},
+    {"offline", "db"},
     {"loader"},
-    {"router"},
+    {"router", "requestlog"},
     {"auth", "config", "errors"},
 ]
 FLOOR = {name: number for number, floor in enumerate(reversed(FLOORS)) for name in floor}
@@ -91,12 +92,12 @@ def closed_doors() -> list[tuple[Route, str]]:
     return [(route, method) for route, method in doors() if f"{method} {route.path}" not in OPEN]
 
 
-@pytest.mark.parametrize("config", [Config(), Config(webchat_token="t", cron_secret="s")], ids=["unset", "set"])
+@pytest.mark.parametrize("secrets", [{}, {"webchat_token": "t", "cron_secret": "s"}], ids=["unset", "set"])
 @pytest.mark.parametrize(("route", "method"), closed_doors(), ids=lambda value: getattr(value, "path", value))
-def test_every_route_is_401_without_a_credential(route: Route, method: str, config: Config):
+def test_every_route_is_401_without_a_credential(tmp_path: Path, route: Route, method: str, secrets: dict[str, Any]):
     params: dict[str, Any] = {s.text: ["x"] if s.rank > 1 else "x" for s in route.segments if s.rank}
     path = route.url_path_for(route.path, **params)
-    with TestClient(create_app(config)) as client:
+    with TestClient(create_app(Config(database_url=f"sqlite:///{tmp_path}/a.db", **secrets))) as client:
         for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer None"}, {"X-Cron-Secret": ""}):
             response = client.request(method, path, headers=headers)
             assert response.status_code == 401
