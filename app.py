@@ -207,7 +207,8 @@ def start() -> Config:
 
 
 def set_up_logging(level: str) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", level=level.upper())
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger().setLevel(level.upper())
     for name in ("httpx", "httpx2", "openai", "httpcore2", "watchfiles"):  # they log each request, with its URL
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 

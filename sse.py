@@ -22,8 +22,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 from errors import handler_of, response_to
 
-BEAT = 15.0  # seconds of silence before a comment is sent: nginx and AWS cut at 60 s, Cloudflare at about 100 s
-HOLD = 10.0  # seconds to wait for the first event before the status is sent: a quick failure keeps its own status
 LAST_WORDS = 2.0  # seconds for the last frames of a stream that is stopped: its client may not be reading
 
 STOPPED = "The server is stopping. Ask again in a moment."
@@ -42,6 +40,8 @@ class EventStream(Response):
     """
 
     media_type = "text/event-stream"
+    beat = 15.0  # seconds of silence before a comment is sent: nginx and AWS cut at 60 s, Cloudflare at about 100 s
+    hold = 10.0  # seconds to wait for the first event before the status goes out: a quick failure keeps its own
 
     def __init__(
         self,
@@ -76,9 +76,11 @@ class EventStream(Response):
         _open.add(self)
         try:
             failure = await self._pump(receive)
-            if self.ended == "left":
-                return
             expected = failure is None or handler_of(failure, scope) is not None
+            if self.ended == "left":
+                if failure is not None and not expected:
+                    raise failure  # what went wrong on the way out is the log's to tell
+                return
             with anyio.move_on_after(LAST_WORDS):
                 if failure is not None:
                     response = await response_to(failure, scope, receive, send) if self._started else None
@@ -151,15 +153,15 @@ class EventStream(Response):
         self._scope.cancel()
 
     async def _beat(self) -> None:
-        await anyio.sleep(HOLD)
+        await anyio.sleep(self.hold)
         await self._start()
         while True:
             silent = time.monotonic() - self._last
-            if silent >= BEAT:
+            if silent >= self.beat:
                 self._last += silent
                 await self._send({"type": "http.response.body", "body": b": ping\n\n", "more_body": True})
             else:
-                await anyio.sleep(BEAT - silent)
+                await anyio.sleep(self.beat - silent)
 
 
 _open: set[EventStream] = set()

@@ -1,0 +1,104 @@
+"""Event streams of any route, by the front door: frames, heartbeat, failures, HEAD, clients that leave."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+from httpx_sse import connect_sse
+
+from tests.servers import wait_until
+
+ServeTree = Callable[..., str]
+
+ROUTE = """
+import anyio
+from starlette.exceptions import HTTPException
+from sse import EventStream
+
+class Quick(EventStream):
+    beat = hold = 0.15
+
+async def GET(request):
+    async def write(emit):
+{body}
+    return Quick(write)
+"""
+
+
+def route(body: str) -> dict[str, str]:
+    lines = "".join(f"        {line}\n" for line in body.strip().splitlines())
+    return {"count/route.py": ROUTE.format(body=lines)}
+
+
+def test_any_route_can_stream_events(serve_tree: ServeTree):
+    url = serve_tree(route('for n in range(3):\n    await emit({"n": n, "text": "a\\u2028b\\n"})'))
+    response = httpx.get(f"{url}/count", trust_env=False)
+    frames = [b'data: {"n": %d, "text": "a\\u2028b\\n"}\n\n' % n for n in range(3)]
+    assert response.content == b"".join(frames) + b"data: [DONE]\n\n"
+    assert response.headers["content-type"] == "text/event-stream"
+
+
+def test_a_reader_that_nobody_here_wrote_understands_them(serve_tree: ServeTree):
+    url = serve_tree(route('await emit("eins")\nawait anyio.sleep(0.4)\nawait emit(["zwei", 2])'))
+    with httpx.Client(trust_env=False) as client, connect_sse(client, "GET", f"{url}/count") as source:
+        assert [event.data for event in source.iter_sse()] == ['"eins"', '["zwei", 2]', "[DONE]"]
+
+
+def test_silence_is_broken_by_a_comment(serve_tree: ServeTree):
+    url = serve_tree(route("await emit(1)\nawait anyio.sleep(0.5)\nawait emit(2)"))
+    text = httpx.get(f"{url}/count", trust_env=False).text
+    assert text.startswith("data: 1\n\n: ping\n\n")
+    assert text.endswith(": ping\n\ndata: 2\n\ndata: [DONE]\n\n")
+
+
+def test_the_head_is_held_for_the_first_event_but_not_for_ever(serve_tree: ServeTree):
+    url = serve_tree(route("await anyio.sleep(0.5)\nraise HTTPException(418)"))
+    response = httpx.get(f"{url}/count", trust_env=False)
+    assert response.status_code == 200  # it went out before the failure
+    assert re.fullmatch(r"""(: ping\n\n)+data: {"error": "I'm a Teapot"}\n\ndata: \[DONE\]\n\n""", response.text)
+
+
+def test_a_failure_before_the_first_event_has_its_own_status(serve_tree: ServeTree):
+    url = serve_tree(route('raise HTTPException(409, "Not now")'))
+    response = httpx.get(f"{url}/count", trust_env=False)
+    assert (response.status_code, response.json()) == (409, {"error": "Not now"})
+
+
+def test_an_unexpected_failure_is_logged_and_never_shown(serve_tree: ServeTree, caplog: pytest.LogCaptureFixture):
+    url = serve_tree(route('await emit(1)\nraise ValueError("a secret")'))
+    response = httpx.get(f"{url}/count", trust_env=False)
+    assert response.text == 'data: 1\n\ndata: {"error": "Internal server error"}\n\ndata: [DONE]\n\n'
+    wait_until(lambda: any("a secret" in (record.exc_text or "") for record in caplog.records))
+    [logged] = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "while answering GET /count (routes/count/route.py)" in (logged.exc_text or "")
+
+
+def test_a_stream_that_writes_nothing_still_ends_properly(serve_tree: ServeTree):
+    assert httpx.get(f"{serve_tree(route('pass'))}/count", trust_env=False).text == "data: [DONE]\n\n"
+
+
+def test_head_gets_the_head_and_does_not_wait_for_the_stream(serve_tree: ServeTree):
+    url = serve_tree(route("await emit(1)\nawait anyio.sleep_forever()"))
+    response = httpx.head(f"{url}/count", trust_env=False)
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-type"] == "text/event-stream"
+
+
+def test_what_a_route_does_at_the_end_is_done_when_the_client_leaves(serve_tree: ServeTree, tmp_path: Path):
+    left = tmp_path / "left"
+    body = f"""
+try:
+    await emit(1)
+    await anyio.sleep_forever()
+finally:
+    with anyio.CancelScope(shield=True):
+        await anyio.Path({str(left)!r}).write_text("kept")
+"""
+    url = serve_tree(route(body))
+    with httpx.stream("GET", f"{url}/count", trust_env=False) as response:
+        assert next(response.iter_text()) == "data: 1\n\n"
+        assert not left.exists()
+    wait_until(lambda: left.exists() and left.read_text() == "kept")
