@@ -37,6 +37,7 @@ from requestlog import RequestLog
 from router import Route, Router
 from state import State, open_state
 from store import NotFound, Reused, Running
+from worker import load_jobs
 
 logger = logging.getLogger("app")
 
@@ -46,10 +47,10 @@ def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[State]:
-        async with open_state(config, llm) as state:
+        async with open_state(config, jobs, llm) as state:
             yield state
 
-    routes = load_routes(config.routes_dir)
+    routes, jobs = load_routes(config.routes_dir), load_jobs(config.routes_dir.parent / "jobs")
     app = App(exception_handlers=HANDLERS)
     app.max_body_bytes = config.max_body_bytes
     app.router = Router(routes, public=config.routes_dir.parent / "public", lifespan=lifespan)
@@ -182,7 +183,8 @@ def __getattr__(name: str) -> Any:
 def dev() -> ASGIApp:
     """Build the app for make dev: when it cannot be built, every answer says why until it can."""
     try:
-        return create_app(replace(start(), shutdown_grace=0))  # a reload does not wait for open streams
+        config = start()  # a reload does not wait for open streams; jobs run without a crontab
+        return create_app(replace(config, shutdown_grace=0, cron_interval=config.cron_interval or 60))
     except Exception as exc:
         report(exc)
         text = message_of(exc)
@@ -317,7 +319,8 @@ class Sources:
     """Which changed files restart the development server."""
 
     def __init__(self, config: Config) -> None:
-        self.trees = (config.routes_dir.resolve(), (config.routes_dir.parent / "public").resolve())
+        base = config.routes_dir.parent
+        self.trees = tuple(folder.resolve() for folder in (config.routes_dir, base / "public", base / "jobs"))
 
     def __call__(self, path: Path) -> bool:
         if path.suffix in (".pyc", ".swp", ".swx", ".tmp") or path.name.endswith("~") or "__pycache__" in path.parts:

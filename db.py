@@ -41,11 +41,30 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE UNIQUE INDEX message_once ON message (conversation_id, message_id)",
         "CREATE INDEX message_turn ON message (turn)",
     ),
+    (
+        """CREATE TABLE job (
+             id TEXT PRIMARY KEY,               -- the dedup key: 'telegram:42', 'cron:daily:2026-11-23T08:00:00+00:00'
+             name TEXT NOT NULL,
+             lane TEXT,
+             payload TEXT NOT NULL,
+             run_at DOUBLE PRECISION NOT NULL,  -- when it is due; while it is claimed, when the claim lapses
+             attempts INTEGER NOT NULL,
+             token TEXT,                        -- the claim; fences a late writer
+             done_at DOUBLE PRECISION,
+             error TEXT,
+             created_at DOUBLE PRECISION NOT NULL)""",
+        "CREATE INDEX job_due ON job (run_at) WHERE done_at IS NULL",
+        "CREATE INDEX job_done ON job (done_at) WHERE done_at IS NOT NULL",
+        "CREATE INDEX job_waiting ON job (lane, created_at) WHERE done_at IS NULL",
+        "CREATE UNIQUE INDEX job_lane ON job (lane) WHERE token IS NOT NULL",  # one runs in a lane
+    ),
 )
 
 
 class Database:
     """A SQLite file. `open` it, `read` and `write` from any task, and `aclose` it."""
+
+    skip_locked = ""  # what a claim says on an engine that locks rows: SQLite has one writer at a time
 
     def __init__(self, url: str) -> None:
         self.path = sqlite_path(url)

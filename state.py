@@ -1,6 +1,7 @@
 """What lives as long as the app: handlers find it in `request.state`, typed as `Request[State]`."""
 
-from collections.abc import AsyncGenerator
+import logging
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypedDict
 
@@ -11,6 +12,9 @@ from db import Database
 from llm import LLM
 from sse import draining
 from store import Store
+from worker import JobFile, Worker
+
+logger = logging.getLogger("worker")
 
 
 class State(TypedDict):
@@ -19,11 +23,14 @@ class State(TypedDict):
     config: Config
     llm: LLM
     store: Store
+    worker: Worker
     streams: anyio.CapacityLimiter
 
 
 @asynccontextmanager
-async def open_state(config: Config, llm: LLM | None = None) -> AsyncGenerator[State]:
+async def open_state(
+    config: Config, jobs: Mapping[str, JobFile] | None = None, llm: LLM | None = None
+) -> AsyncGenerator[State]:
     """Open what the app needs, and close it again in the reverse order. Raises `ConfigError`."""
     async with AsyncExitStack() as stack:
         db = Database(config.database_url)
@@ -34,5 +41,29 @@ async def open_state(config: Config, llm: LLM | None = None) -> AsyncGenerator[S
         await stack.enter_async_context(draining(config.shutdown_grace))
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(llm.warm)  # the import takes half a second, and the port need not wait for it
+        worker = Worker(db, jobs or {})
+        state = State(
+            config=config,
+            llm=llm,
+            store=Store(db),
+            worker=worker,
+            streams=anyio.CapacityLimiter(config.chat_max_streams),
+        )
+        worker.state = state
+        works = await stack.enter_async_context(anyio.create_task_group())
+        works.start_soon(worker.serve)
+        stack.callback(worker.stop)
+        if config.cron_interval:
+            tasks.start_soon(tick_every, worker, config.cron_interval)
         stack.callback(tasks.cancel_scope.cancel)
-        yield State(config=config, llm=llm, store=Store(db), streams=anyio.CapacityLimiter(config.chat_max_streams))
+        yield state
+
+
+async def tick_every(worker: Worker, interval: float) -> None:
+    """Do by itself what calls of /api/cron do: for development, and for a single server without a crontab."""
+    while True:
+        try:
+            await worker.tick()
+        except Exception:
+            logger.exception("a tick failed, the next comes in %s s", interval)
+        await anyio.sleep(interval)

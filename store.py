@@ -186,3 +186,20 @@ class Store:
         )
         if not gone:
             raise NotFound(id)
+
+    async def forget(self, age: float) -> int:
+        """Delete the conversations without a message for ``age`` seconds, and say how many there were."""
+        before = self.clock() - age
+        [old, *_] = await self.db.write(
+            (
+                "SELECT id FROM conversation c WHERE created_at < $1 AND NOT EXISTS "
+                "(SELECT 1 FROM message WHERE conversation_id = c.id AND touched_at >= $1)",
+                (before,),
+            )
+        )
+        for row in old:  # one at a time: a long transaction would keep everybody else waiting
+            await self.db.write(
+                ("DELETE FROM message WHERE conversation_id = $1", (row["id"],)),
+                ("DELETE FROM conversation WHERE id = $1", (row["id"],)),
+            )
+        return len(old)

@@ -9,7 +9,7 @@ from state import State
 
 async def GET(request: Request[State]) -> Response:
     require_secret(request)
-    return JSONResponse({"success": True, "data": {"jobs": {}}})
+    return JSONResponse({"success": True, "data": {"jobs": await request.state["worker"].tick()}})
 
 
 async def HEAD(request: Request[State]) -> Response:
