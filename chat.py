@@ -80,7 +80,8 @@ async def _tell(state: State, turn: Turn, pieces: Any, say: Say, said: list[str]
 
 def join(pieces: list[str]) -> str:
     """Join the pieces of an answer; a surrogate pair that two of them share becomes the character it is."""
-    return "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    whole = "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\0", "\ufffd")  # PostgreSQL has no such character
 
 
 FIELDS = ("message", "conversationId", "model", "channel", "channelId", "messageId")

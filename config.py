@@ -67,9 +67,12 @@ def secret(value: str) -> str:
     return value
 
 
-def sqlite_url(value: str) -> str:
-    if not re.fullmatch(r"sqlite:///[^?#]+", value):
-        raise ValueError("sqlite:///data/app.db, below the project, or sqlite:////var/lib/app.db is wanted")
+def database_url(value: str) -> str:
+    if not re.fullmatch(r"sqlite:///[^?#]+|postgres(ql)?://\S+", value):
+        raise ValueError(
+            "sqlite:///data/app.db (below the project), sqlite:////var/lib/app.db or "
+            "postgresql://user:password@host:5432/name is wanted"
+        )
     return value
 
 
@@ -94,7 +97,7 @@ class Config:
     web_concurrency: int = setting(1, integer(1, 1024))
     max_body_bytes: int = setting(1_048_576, integer(1, 2**40))
     shutdown_grace: float = setting(5.0, seconds)
-    database_url: str = setting("sqlite:///data/app.db", sqlite_url)
+    database_url: str = setting("sqlite:///data/app.db", database_url, hidden=True)
     system_prompt: str | None = setting(None)
     chat_history_chars: int = setting(32_000, integer(0, 10**9))
     chat_max_streams: int = setting(1000, integer(1, 10**6))

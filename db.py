@@ -1,17 +1,21 @@
-"""The database: a SQLite file, written so that what is acknowledged has reached the disk.
+"""The database: a SQLite file or a PostgreSQL server, with one SQL text for both.
 
-SQL is the text that SQLite and PostgreSQL both accept, with markers ``$1, $2``. A write is a list of statements that
-happen together or not at all. Writes run in one thread, and what waits together is committed together: one fsync
-for all of them, which gives `synchronous=FULL` its speed back.
+That text keeps to what both accept: markers ``$1, $2``, ``ON CONFLICT``, ``RETURNING``, and a ``CAST`` where
+PostgreSQL could not tell a parameter's type. A write is a list of statements that happen together or not at all,
+and what it acknowledges has reached the disk. On SQLite the writes run in one thread, and what waits together is
+committed together: one fsync for all of them, which gives `synchronous=FULL` its speed back.
 """
 
 import asyncio
+import contextlib
 import queue
+import re
 import sqlite3
 import threading
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from config import HERE, ConfigError
 
@@ -61,10 +65,54 @@ MIGRATIONS: Sequence[Sequence[str]] = (
 )
 
 
-class Database:
-    """A SQLite file. `open` it, `read` and `write` from any task, and `aclose` it."""
+class Conflict(Exception):
+    """A row of that key is there already. Nothing of the write was kept."""
 
-    skip_locked = ""  # what a claim says on an engine that locks rows: SQLite has one writer at a time
+
+class Database(Protocol):
+    """What both engines are. `open` it, `read` and `write` from any task, and `aclose` it."""
+
+    skip_locked: str  # what a claim adds on an engine that locks rows
+
+    async def open(self) -> None:
+        """Open it, and bring its tables up to date. Raises `ConfigError`."""
+
+    async def aclose(self) -> None: ...
+
+    async def read(self, sql: str, *values: object) -> list[Row]:
+        """Run one query on what has been committed."""
+        ...
+
+    async def write(self, *statements: Statement) -> list[list[Row]]:
+        """Run statements in one transaction; the rows that each returned. They are on disk when this returns.
+
+        Raises `Conflict`.
+        """
+        ...
+
+
+def database(url: str) -> Database:
+    """Return the database that a URL names, not yet opened."""
+    return SQLite(url) if url.startswith("sqlite:") else PostgreSQL(url)
+
+
+async def migrate(db: Database, *first: Statement) -> None:
+    """Bring the tables up to date, one transaction a version; ``first`` is what each of them begins with."""
+    await db.write(*first, ("CREATE TABLE IF NOT EXISTS migration (version BIGINT PRIMARY KEY)", ()))
+    [rows] = await db.write(("SELECT version FROM migration", ()))
+    done = {row["version"] for row in rows}
+    for version, statements in enumerate(MIGRATIONS, 1):
+        if version in done:
+            continue
+        note = ("INSERT INTO migration (version) VALUES ($1)", (version,))
+        with contextlib.suppress(Conflict):  # another process was quicker, and its note takes this transaction back
+            await db.write(*first, note, *((sql, ()) for sql in statements))
+
+
+class SQLite:
+    """A SQLite file: one thread that writes, one that reads."""
+
+    skip_locked = ""  # there is one writer at a time
 
     def __init__(self, url: str) -> None:
         self.path = sqlite_path(url)
@@ -76,7 +124,7 @@ class Database:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             await self._writer.start()
-            await self._migrate()
+            await migrate(self)
             await self._reader.start()
         except (OSError, sqlite3.Error) as exc:
             raise ConfigError(
@@ -95,16 +143,6 @@ class Database:
     async def write(self, *statements: Statement) -> list[list[Row]]:
         """Run statements in one transaction; the rows that each returned. They are on disk when this returns."""
         return await self._writer.run(statements)
-
-    async def _migrate(self) -> None:
-        await self.write(("CREATE TABLE IF NOT EXISTS migration (version BIGINT PRIMARY KEY)", ()))
-        for version, statements in enumerate(MIGRATIONS, 1):
-            try:  # the first statement fails where another process was quicker, and takes the others with it
-                await self.write(
-                    ("INSERT INTO migration (version) VALUES ($1)", (version,)), *((sql, ()) for sql in statements)
-                )
-            except sqlite3.IntegrityError:
-                continue
 
 
 def sqlite_path(url: str) -> Path:
@@ -213,6 +251,8 @@ def _attempt(connection: sqlite3.Connection, job: _Job) -> list[list[Row]] | Bas
             names = [column[0] for column in cursor.description or ()]
             results.append([dict(zip(names, row, strict=True)) for row in cursor])
         return results
+    except sqlite3.IntegrityError as exc:
+        return Conflict(str(exc))
     except BaseException as exc:
         return exc
 
@@ -225,3 +265,47 @@ def _resolve(batch: Sequence[_Job]) -> None:
             job.future.set_exception(job.result)
         else:
             job.future.set_result(job.result)
+
+
+class PostgreSQL:
+    """A PostgreSQL server, through `asyncpg`, which is installed with the extra ``postgres``."""
+
+    skip_locked = " FOR UPDATE OF j SKIP LOCKED"
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._pool: Any = None
+
+    async def open(self) -> None:
+        try:
+            driver: Any = import_module("asyncpg")  # it comes without type stubs
+        except ImportError:
+            raise ConfigError(
+                "DATABASE_URL names a PostgreSQL server, but its driver is not installed. "
+                """Install it: .venv/bin/python -m pip install -c constraints.txt ".[postgres]\""""
+            ) from None
+        self._conflict: type[Exception] = driver.UniqueViolationError
+        try:
+            self._pool = await driver.create_pool(self.url, min_size=1, max_size=10, timeout=10, command_timeout=30)
+            # replicas that start together wait for each other: CREATE TABLE IF NOT EXISTS alone is not safe
+            await migrate(self, ("SELECT pg_advisory_xact_lock(7204093714)", ()))
+        except (OSError, ValueError, driver.PostgresError, driver.InterfaceError) as exc:
+            where = re.sub(r"//[^@/]*@", "//...@", self.url)
+            raise ConfigError(
+                f"DATABASE_URL: {where} cannot be used: {type(exc).__name__}: {exc}. "
+                "Start the server, or mend the URL: postgresql://user:password@host:5432/name"
+            ) from exc
+
+    async def aclose(self) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def read(self, sql: str, *values: object) -> list[Row]:
+        return [dict(row) for row in await self._pool.fetch(sql, *values)]
+
+    async def write(self, *statements: Statement) -> list[list[Row]]:
+        try:
+            async with self._pool.acquire() as connection, connection.transaction():
+                return [[dict(row) for row in await connection.fetch(sql, *values)] for sql, values in statements]
+        except self._conflict as exc:
+            raise Conflict(str(exc)) from exc

@@ -8,7 +8,7 @@ from typing import TypedDict
 import anyio
 
 from config import Config
-from db import Database
+from db import database
 from llm import LLM
 from sse import draining
 from store import Store
@@ -33,7 +33,7 @@ async def open_state(
 ) -> AsyncGenerator[State]:
     """Open what the app needs, and close it again in the reverse order. Raises `ConfigError`."""
     async with AsyncExitStack() as stack:
-        db = Database(config.database_url)
+        db = database(config.database_url)
         await db.open()
         stack.push_async_callback(db.aclose)
         llm = llm or LLM(config)

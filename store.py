@@ -78,13 +78,15 @@ class Store:
             (
                 "INSERT INTO message (conversation_id, seq, role, content, state, message_id, turn, created_at, "
                 "touched_at) SELECT id, COALESCE((SELECT MAX(seq) FROM message WHERE conversation_id = $1), 0) + 1, "
-                "'user', $4, 'done', $5, $6, $7, $7 FROM conversation WHERE id = $1 AND channel = $2 AND "
+                "'user', CAST($4 AS TEXT), 'done', CAST($5 AS TEXT), CAST($6 AS TEXT), CAST($7 AS DOUBLE PRECISION), "
+                "CAST($7 AS DOUBLE PRECISION) FROM conversation WHERE id = $1 AND channel = $2 AND "
                 "COALESCE(channel_id, '') = COALESCE($3, '') ON CONFLICT (conversation_id, message_id) DO NOTHING",
                 (*owner, question.content, question.message_id, turn, now),
             ),
             (
                 "INSERT INTO message (conversation_id, seq, role, content, state, turn, created_at, touched_at) "
-                "SELECT conversation_id, seq + 1, 'assistant', '', 'running', turn, $2, $2 FROM message "
+                "SELECT conversation_id, seq + 1, 'assistant', '', 'running', turn, CAST($2 AS DOUBLE PRECISION), "
+                "CAST($2 AS DOUBLE PRECISION) FROM message "
                 "WHERE turn = $1 AND role = 'user' RETURNING seq",
                 (turn, now),
             ),

@@ -25,7 +25,7 @@ import anyio.to_thread
 from anyio.abc import TaskGroup
 from cronsim import CronSim, CronSimError
 
-from db import Database, Row
+from db import Conflict, Database, Row
 from errors import is_async
 from loader import Modules, RouteError
 from router import positional
@@ -241,7 +241,10 @@ class Worker:
                 SELECT 1 FROM job k WHERE k.lane = j.lane AND k.id <> j.id AND k.done_at IS NULL AND
                 (k.token IS NOT NULL OR k.created_at < j.created_at OR (k.created_at = j.created_at AND k.id < j.id)))
               ORDER BY j.run_at, j.id LIMIT 1{self.db.skip_locked}) RETURNING *"""  # noqa: S608
-        [rows] = await self.db.write((sql, (uuid4().hex, now + self.lease, now, *self.jobs)))
+        try:
+            [rows] = await self.db.write((sql, (uuid4().hex, now + self.lease, now, *self.jobs)))
+        except Conflict:  # another process claimed a row of the same lane at the same moment
+            return None
         return rows[0] if rows else None
 
     def _start(self, row: Row) -> anyio.Event:

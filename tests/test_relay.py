@@ -360,8 +360,8 @@ def test_more_streams_than_allowed_are_503_at_once(relay: Relay, model: ModelSer
     wait_until(lambda: ask(url, conversationId="d").status_code == 200)
 
 
-def test_two_questions_at_once_are_both_kept_in_order(relay: Relay, model: ModelServer):
-    url = relay()
+def test_two_questions_at_once_are_both_kept_in_order(relay: Relay, model: ModelServer, database_url: str):
+    url = relay(database_url=database_url)
 
     async def wait(exchange: Exchange) -> None:
         await exchange.head()

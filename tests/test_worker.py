@@ -14,7 +14,7 @@ import anyio.lowlevel
 import httpx
 import pytest
 
-from db import Database
+from db import database
 from loader import RouteError
 from tests.conftest import SECRET
 from tests.servers import wait_until, write_tree
@@ -42,10 +42,10 @@ def job(run: Run, name: str = "job", **options: Any) -> dict[str, JobFile]:
 
 @asynccontextmanager
 async def working(
-    folder: Path, jobs: Mapping[str, JobFile], clock: Clock | None = None, **options: Any
+    url: str, jobs: Mapping[str, JobFile], clock: Clock | None = None, **options: Any
 ) -> AsyncGenerator[Worker]:
     """A worker on a database of its own connections, served until the block ends."""
-    db = Database(f"sqlite:///{folder}/work.db")
+    db = database(url)
     await db.open()
     worker = Worker(db, jobs, clock=clock or Clock(), **{"poll": 0.02, **options})
     async with anyio.create_task_group() as tasks:
@@ -75,25 +75,25 @@ async def end_of(worker: Worker, id: str) -> tuple[int, bool, str | None]:
     raise AssertionError(f"{id} did not end")
 
 
-async def test_what_is_put_is_run_with_its_payload(tmp_path: Path):
+async def test_what_is_put_is_run_with_its_payload(database_url: str):
     ran: list[Job] = []
 
     async def run(job: Job) -> None:
         ran.append(job)
 
-    async with working(tmp_path, job(run)) as worker:
+    async with working(database_url, job(run)) as worker:
         assert await worker.put("job", {"n": 1}, id="a") is True
         await until(lambda: ran)
         assert ran == [{"id": "a", "name": "job", "attempts": 1, "payload": {"n": 1}}]
 
 
-async def test_the_same_id_is_run_once(tmp_path: Path):
+async def test_the_same_id_is_run_once(database_url: str):
     ran: list[str] = []
 
     async def run(job: Job) -> None:
         ran.append(job["id"])
 
-    async with working(tmp_path, job(run)) as worker:
+    async with working(database_url, job(run)) as worker:
         assert await worker.put("job", id="a") is True
         assert await worker.put("job", id="a") is False
         await until(lambda: ran)
@@ -103,26 +103,26 @@ async def test_the_same_id_is_run_once(tmp_path: Path):
         assert ran == ["a", "b"]
 
 
-async def test_a_plain_function_runs_in_a_thread_and_state_is_handed_in(tmp_path: Path):
+async def test_a_plain_function_runs_in_a_thread_and_state_is_handed_in(database_url: str):
     ran: list[Any] = []
 
     def run(job: Job, state: Any) -> None:
         ran.append(state)
 
-    async with working(tmp_path, job(run)) as worker:
+    async with working(database_url, job(run)) as worker:
         worker.state = "the state"
         await worker.put("job")
         await until(lambda: ran == ["the state"])
 
 
-async def test_an_unknown_name_is_refused_with_the_mend(tmp_path: Path):
-    async with working(tmp_path, job(print)) as worker:
+async def test_an_unknown_name_is_refused_with_the_mend(database_url: str):
+    async with working(database_url, job(print)) as worker:
         with pytest.raises(KeyError, match=r"write jobs/other\.py with a function run\(job\)"):
             await worker.put("other")
 
 
 async def test_a_failure_is_tried_again_and_then_kept_as_a_dead_letter(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    database_url: str, caplog: pytest.LogCaptureFixture
 ):
     clock, ran = Clock(), 0
 
@@ -131,7 +131,7 @@ async def test_a_failure_is_tried_again_and_then_kept_as_a_dead_letter(
         ran += 1
         raise ValueError("a secret")
 
-    async with working(tmp_path, job(run, attempts=2), clock) as worker:
+    async with working(database_url, job(run, attempts=2), clock) as worker:
         await worker.put("job", id="a")
         await until(lambda: "will be tried again" in caplog.text)
         attempts, done, error = await state_of(worker, "a")
@@ -146,7 +146,7 @@ async def test_a_failure_is_tried_again_and_then_kept_as_a_dead_letter(
         assert ran == 2
 
 
-async def test_a_lane_keeps_its_order_even_when_the_first_one_fails(tmp_path: Path):
+async def test_a_lane_keeps_its_order_even_when_the_first_one_fails(database_url: str):
     clock, ran = Clock(), list[str]()
 
     async def run(job: Job) -> None:
@@ -154,7 +154,7 @@ async def test_a_lane_keeps_its_order_even_when_the_first_one_fails(tmp_path: Pa
         if job["id"] == "a" and job["attempts"] == 1:
             raise ValueError
 
-    async with working(tmp_path, job(run), clock) as worker:
+    async with working(database_url, job(run), clock) as worker:
         for id in ("a", "b", "c"):
             clock.now += 1
             await worker.put("job", id=id, lane="one")
@@ -167,7 +167,7 @@ async def test_a_lane_keeps_its_order_even_when_the_first_one_fails(tmp_path: Pa
         assert [id for id in ran if id != "d"] == ["a", "a", "b", "c"]
 
 
-async def test_a_lane_runs_one_at_a_time(tmp_path: Path):
+async def test_a_lane_runs_one_at_a_time(database_url: str):
     running = most = 0
 
     async def run(job: Job) -> None:
@@ -177,7 +177,7 @@ async def test_a_lane_runs_one_at_a_time(tmp_path: Path):
         await anyio.sleep(0.01)
         running -= 1
 
-    async with working(tmp_path, job(run)) as worker, working(tmp_path, job(run)) as other:
+    async with working(database_url, job(run)) as worker, working(database_url, job(run)) as other:
         for n in range(20):
             await (worker, other)[n % 2].put("job", id=f"{n:02}", lane="one")
         for n in range(20):
@@ -185,14 +185,14 @@ async def test_a_lane_runs_one_at_a_time(tmp_path: Path):
     assert most == 1
 
 
-async def test_two_workers_share_the_work_and_do_none_of_it_twice(tmp_path: Path):
+async def test_two_workers_share_the_work_and_do_none_of_it_twice(database_url: str):
     ran: list[str] = []
 
     async def run(job: Job) -> None:
         ran.append(job["id"])
         await anyio.sleep(0.001)
 
-    async with working(tmp_path, job(run)) as worker, working(tmp_path, job(run)):
+    async with working(database_url, job(run)) as worker, working(database_url, job(run)):
         for n in range(100):
             await worker.put("job", id=str(n))
         await until(lambda: len(ran) >= 100)
@@ -200,14 +200,14 @@ async def test_two_workers_share_the_work_and_do_none_of_it_twice(tmp_path: Path
     assert sorted(ran) == sorted(map(str, range(100)))
 
 
-async def test_a_lease_that_lapsed_is_taken_over_and_the_late_writer_is_fenced(tmp_path: Path):
+async def test_a_lease_that_lapsed_is_taken_over_and_the_late_writer_is_fenced(database_url: str):
     ran: list[int] = []
 
     async def run(job: Job) -> None:
         ran.append(job["attempts"])
 
     clock = Clock()
-    async with working(tmp_path, job(run), clock) as worker:
+    async with working(database_url, job(run), clock) as worker:
         old = ("old-token", clock.now + 60)
         await worker.db.write(
             (
@@ -226,14 +226,14 @@ async def test_a_lease_that_lapsed_is_taken_over_and_the_late_writer_is_fenced(t
         assert late == []
 
 
-async def test_a_crash_counts_as_an_attempt(tmp_path: Path):
+async def test_a_crash_counts_as_an_attempt(database_url: str):
     ran: list[str] = []
 
     async def run(job: Job) -> None:
         ran.append(job["id"])
 
     clock = Clock()
-    async with working(tmp_path, job(run, attempts=1), clock) as worker:
+    async with working(database_url, job(run, attempts=1), clock) as worker:
         await worker.db.write(
             (
                 "INSERT INTO job (id, name, payload, run_at, attempts, token, created_at) "
@@ -245,7 +245,7 @@ async def test_a_crash_counts_as_an_attempt(tmp_path: Path):
         assert ran == []
 
 
-async def test_shutdown_hands_a_running_job_back_without_counting_it(tmp_path: Path):
+async def test_shutdown_hands_a_running_job_back_without_counting_it(database_url: str):
     begun, ended = anyio.Event(), list[str]()
 
     async def run(job: Job) -> None:
@@ -255,17 +255,17 @@ async def test_shutdown_hands_a_running_job_back_without_counting_it(tmp_path: P
         finally:
             ended.append("cleaned up")
 
-    async with working(tmp_path, job(run)) as worker:
+    async with working(database_url, job(run)) as worker:
         await worker.put("job", id="a")
         await begun.wait()
-    db = Database(f"sqlite:///{tmp_path}/work.db")
+    db = database(database_url)
     await db.open()
     [row] = await db.read("SELECT attempts, token, done_at FROM job")
     await db.aclose()
     assert (row, ended) == ({"attempts": 0, "token": None, "done_at": None}, ["cleaned up"])
 
 
-async def test_a_claim_is_renewed_while_the_job_runs(tmp_path: Path):
+async def test_a_claim_is_renewed_while_the_job_runs(database_url: str):
     finish, ran = anyio.Event(), list[int]()
 
     async def run(job: Job) -> None:
@@ -273,7 +273,7 @@ async def test_a_claim_is_renewed_while_the_job_runs(tmp_path: Path):
         await finish.wait()
 
     clock = Clock()
-    async with working(tmp_path, job(run), clock, lease=0.06) as worker:
+    async with working(database_url, job(run), clock, lease=0.06) as worker:
         await worker.put("job", id="a")
         await until(lambda: ran)
         for _ in range(10):
@@ -284,11 +284,11 @@ async def test_a_claim_is_renewed_while_the_job_runs(tmp_path: Path):
     assert ran == [1]
 
 
-async def test_a_job_that_takes_too_long_has_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+async def test_a_job_that_takes_too_long_has_failed(database_url: str, caplog: pytest.LogCaptureFixture):
     async def run(job: Job) -> None:
         await anyio.sleep_forever()
 
-    async with working(tmp_path, job(run, attempts=1, timeout=0.05)) as worker:
+    async with working(database_url, job(run, attempts=1, timeout=0.05)) as worker:
         await worker.put("job", id="a")
         await until(lambda: "failed for good" in caplog.text)
         assert (await state_of(worker, "a"))[2] is not None
@@ -306,10 +306,10 @@ def ticks(name: str = "job", **options: Any) -> tuple[list[str], dict[str, JobFi
     return ran, job(run, name, **{"schedule": "0 8 * * *", **options})
 
 
-async def test_a_schedule_first_seen_today_does_not_fire_for_this_morning(tmp_path: Path):
+async def test_a_schedule_first_seen_today_does_not_fire_for_this_morning(database_url: str):
     clock = Clock("2026-03-01T09:00:00+00:00")
     ran, jobs = ticks()
-    async with working(tmp_path, jobs, clock) as worker:
+    async with working(database_url, jobs, clock) as worker:
         assert await worker.tick() == {}
         clock.set("2026-03-02T08:00:00+00:00")
         assert await worker.tick() == {"cron:job:2026-03-02T08:00:00+00:00": "done"}
@@ -317,10 +317,10 @@ async def test_a_schedule_first_seen_today_does_not_fire_for_this_morning(tmp_pa
     assert ran == ["cron:job:2026-03-02T08:00:00+00:00"]
 
 
-async def test_an_occurrence_is_begun_by_a_tick_and_not_by_a_poll(tmp_path: Path):
+async def test_an_occurrence_is_begun_by_a_tick_and_not_by_a_poll(database_url: str):
     clock = Clock()
     ran, jobs = ticks()
-    async with working(tmp_path, jobs, clock) as worker:
+    async with working(database_url, jobs, clock) as worker:
         await worker.tick()
         clock.set("2026-03-01T08:00:30+00:00")
         await anyio.sleep(0.1)
@@ -329,10 +329,10 @@ async def test_an_occurrence_is_begun_by_a_tick_and_not_by_a_poll(tmp_path: Path
         assert len(ran) == 1
 
 
-async def test_what_was_missed_runs_once_and_late(tmp_path: Path):
+async def test_what_was_missed_runs_once_and_late(database_url: str):
     clock = Clock()
     ran, jobs = ticks()
-    async with working(tmp_path, jobs, clock) as worker:
+    async with working(database_url, jobs, clock) as worker:
         await worker.tick()
         clock.set("2026-03-09T12:00:00+00:00")
         assert await worker.tick() == {"cron:job:2026-03-01T08:00:00+00:00": "done"}
@@ -341,10 +341,10 @@ async def test_what_was_missed_runs_once_and_late(tmp_path: Path):
     assert ran == ["cron:job:2026-03-01T08:00:00+00:00", "cron:job:2026-03-10T08:00:00+00:00"]
 
 
-async def test_what_is_later_than_its_grace_is_skipped_and_recorded(tmp_path: Path):
+async def test_what_is_later_than_its_grace_is_skipped_and_recorded(database_url: str):
     clock = Clock()
     ran, jobs = ticks(grace=3600)
-    async with working(tmp_path, jobs, clock) as worker:
+    async with working(database_url, jobs, clock) as worker:
         await worker.tick()
         clock.set("2026-03-01T09:30:00+00:00")
         assert await worker.tick() == {"cron:job:2026-03-01T08:00:00+00:00": "skipped"}
@@ -352,17 +352,17 @@ async def test_what_is_later_than_its_grace_is_skipped_and_recorded(tmp_path: Pa
     assert ran == []
 
 
-async def test_many_ticks_at_once_start_an_occurrence_once(tmp_path: Path):
+async def test_many_ticks_at_once_start_an_occurrence_once(database_url: str):
     clock = Clock()
     ran, jobs = ticks()
-    async with working(tmp_path, jobs, clock) as one, working(tmp_path, jobs, clock) as two:
+    async with working(database_url, jobs, clock) as one, working(database_url, jobs, clock) as two:
         await one.tick()
         clock.set("2026-03-01T08:00:00+00:00")
         await asyncio.gather(*((one, two)[n % 2].tick() for n in range(20)))
     assert ran == ["cron:job:2026-03-01T08:00:00+00:00"]
 
 
-async def test_a_job_never_overlaps_itself(tmp_path: Path):
+async def test_a_job_never_overlaps_itself(database_url: str):
     clock, finish = Clock(), anyio.Event()
     ran: list[str] = []
 
@@ -370,7 +370,7 @@ async def test_a_job_never_overlaps_itself(tmp_path: Path):
         ran.append(job["id"])
         await finish.wait()
 
-    async with working(tmp_path, job(run, schedule="* * * * *"), clock, lease=1e6) as worker:
+    async with working(database_url, job(run, schedule="* * * * *"), clock, lease=1e6) as worker:
         await worker.tick()
         clock.now += 60
         async with anyio.create_task_group() as tasks:
@@ -383,13 +383,13 @@ async def test_a_job_never_overlaps_itself(tmp_path: Path):
             finish.set()
 
 
-async def test_a_changed_schedule_drops_the_occurrence_that_it_no_longer_has(tmp_path: Path):
+async def test_a_changed_schedule_drops_the_occurrence_that_it_no_longer_has(database_url: str):
     clock = Clock()
     _, jobs = ticks()
-    async with working(tmp_path, jobs, clock) as worker:
+    async with working(database_url, jobs, clock) as worker:
         await worker.tick()
     ran, jobs = ticks(schedule="0 10 * * *")
-    async with working(tmp_path, jobs, clock) as worker:
+    async with working(database_url, jobs, clock) as worker:
         await worker.tick()
         clock.set("2026-03-01T10:00:00+00:00")
         await worker.tick()
@@ -407,14 +407,14 @@ async def test_a_changed_schedule_drops_the_occurrence_that_it_no_longer_has(tmp
     ],
 )
 async def test_a_daily_job_runs_once_on_the_days_the_clocks_change(
-    tmp_path: Path, zone: str, schedule: str, day: str, runs: list[str]
+    database_url: str, zone: str, schedule: str, day: str, runs: list[str]
 ):
     clock = Clock()
     start = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo(zone))
     clock.now = start.timestamp() - 1
     end = start.replace(hour=23, minute=59).timestamp()
     ran, jobs = ticks(schedule=schedule, timezone=ZoneInfo(zone))
-    async with working(tmp_path, jobs, clock) as worker:
+    async with working(database_url, jobs, clock) as worker:
         while clock.now < end:
             await worker.tick()
             clock.now += 900
