@@ -1,6 +1,7 @@
 # make dev     serve on http://localhost:3000 with reload (PORT and HOST change that)
 # make start   serve as in production: no reload, WEB_CONCURRENCY workers
 # make routes  list the routes, or everything that is wrong with them
+# make jobs    list what is due, running and failed, and when each schedule is next
 # make test    run the tests
 # make check   lint, formatting, types
 # make pins    write constraints.txt anew with the newest versions that pyproject.toml allows
@@ -8,7 +9,7 @@
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: dev start routes test check format pins clean
+.PHONY: dev start routes jobs test check format pins clean
 
 dev: .venv/app
 	@exec $(BIN)/python -m app dev
@@ -18,6 +19,9 @@ start: .venv/app
 
 routes: .venv/app
 	@exec $(BIN)/python -m app routes
+
+jobs: .venv/app
+	@exec $(BIN)/python -m app jobs
 
 test: .venv/test
 	$(BIN)/python -m pytest $(ARGS)

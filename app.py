@@ -4,6 +4,7 @@
 """
 
 import argparse
+import asyncio
 import json
 import logging
 import math
@@ -28,8 +29,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from auth import Unauthorized
-from chat import Busy
+from chat import Busy, iso
 from config import HERE, Config, ConfigError, load_config, read_env
+from db import database
 from errors import BadRequest, Errors
 from llm import LLM, LLMError, RateLimited, Silent
 from loader import RouteError, load_routes
@@ -37,7 +39,7 @@ from requestlog import RequestLog
 from router import Route, Router
 from state import State, open_state
 from store import NotFound, Reused, Running
-from worker import load_jobs
+from worker import Worker, load_jobs
 
 logger = logging.getLogger("app")
 
@@ -246,17 +248,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("dev", help="serve with reload, and print the routes and a curl line")
     commands.add_parser("start", help="serve as in production: no reload, WEB_CONCURRENCY workers")
     commands.add_parser("routes", help="list the routes, or everything that is wrong with them")
-    command = parser.parse_args(arguments).command
+    jobs = commands.add_parser("jobs", help="list what is due, running and failed, and when each schedule is next")
+    jobs.add_argument("action", nargs="?", choices=["replay"], help="put a failed job back")
+    jobs.add_argument("id", nargs="?", help="the id of the failed job")
+    given = parser.parse_args(arguments)
+    command = given.command
+    if command == "jobs" and given.action and not given.id:
+        parser.error("which job? Write: python -m app jobs replay ID")
     try:
         config = load_config(os.environ)
         if command == "routes":
             print(table(load_routes(config.routes_dir)))
             return 0
+        if command == "jobs":
+            return asyncio.run(run_jobs(config, given.id))
         check_port(config)
     except Exception as exc:
         report(exc)
         return 1
     return run_dev(config) if command == "dev" else run_start(config)
+
+
+async def run_jobs(config: Config, replay: str | None) -> int:
+    """List the jobs, or put a failed one back."""
+    db = database(config.database_url)
+    await db.open()
+    try:
+        worker = Worker(db, load_jobs(config.routes_dir.parent / "jobs"))
+        if replay is not None:
+            found = await worker.replay(replay)
+            print(f"{replay} is due again" if found else f"No failed job is called {replay}; see: python -m app jobs")
+            return 0 if found else 1
+        overview = await worker.overview()
+        for word in ("due", "running", "failed"):
+            for row in overview[word]:
+                how = f"attempt {row['attempts']}  {row['error'] or ''}"
+                print(f"{word:8} {iso(row['run_at'])}  {row['id']}  {how}".rstrip())
+        for name, at in overview["next"].items():
+            print(f"next     {iso(at)}  {name}")
+        return 0
+    finally:
+        await db.aclose()
 
 
 def check_port(config: Config) -> None:

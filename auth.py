@@ -15,6 +15,12 @@ def require_bearer(headers: Headers, secret: str | None) -> None:
         raise Unauthorized
 
 
+def require_cron_secret(headers: Headers, secret: str | None) -> None:
+    """Let a scheduler pass, by `X-Cron-Secret` or, as hosted ones send it, a bearer token. Raises `Unauthorized`."""
+    if not is_secret(headers.get("x-cron-secret") or bearer(headers), secret):
+        raise Unauthorized
+
+
 def bearer(headers: Headers) -> str | None:
     """The bearer token of a request; the scheme's case does not matter (RFC 9110 11.1)."""
     scheme, _, token = headers.get("authorization", "").partition(" ")

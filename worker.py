@@ -203,6 +203,29 @@ class Worker:
                 await event.wait()
         return {row["id"]: await self._outcome(row["id"]) for row in due}
 
+    async def overview(self, limit: int = 100) -> dict[str, Any]:
+        """Say what is due, running and failed, oldest first, and when each schedule is next (Unix seconds)."""
+        now = self.clock()
+        columns = "SELECT id, name, lane, run_at, attempts, error, created_at FROM job WHERE"
+        where = {
+            "due": "done_at IS NULL AND token IS NULL AND run_at <= $1 ORDER BY run_at, id",
+            "running": "done_at IS NULL AND token IS NOT NULL AND created_at <= $1 ORDER BY run_at, id",
+            "failed": "done_at <= $1 AND error IS NOT NULL AND error NOT LIKE 'skipped%' ORDER BY done_at, id",
+        }
+        found = {word: await self.db.read(f"{columns} {text} LIMIT $2", now, limit) for word, text in where.items()}
+        schedules = {job.name: job.next_after(now) for job in self.jobs.values() if job.schedule is not None}
+        return {**found, "next": schedules}
+
+    async def replay(self, id: str) -> bool:
+        """Put a dead letter back, with all its attempts. False where no failed job has that id."""
+        sql = (
+            "UPDATE job SET done_at = NULL, error = NULL, attempts = 0, run_at = $2 "
+            "WHERE id = $1 AND done_at IS NOT NULL AND error IS NOT NULL RETURNING id"
+        )
+        [rows] = await self.db.write((sql, (id, self.clock())))
+        self._wake.set()
+        return bool(rows)
+
     async def _store_next(self, job: JobFile, now: float) -> None:
         at = job.next_after(now)
         id = f"cron:{job.name}:{datetime.fromtimestamp(at, UTC).isoformat()}"

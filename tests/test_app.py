@@ -228,3 +228,12 @@ def test_a_route_that_cannot_be_served_stops_the_start(project: Project):
     assert done.returncode == 3
     assert "Detected default export in 'routes/a/route.py'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_make_jobs_lists_the_schedules_and_replay_says_what_it_did(project: Project):
+    done = run(project, "make", "jobs")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"next     \d{4}-\d\d-\d\dT04:00:00\.000Z  forget_conversations\n", done.stdout)
+    done = run(project, PYTHON, "-m", "app", "jobs", "replay", "nothing")
+    assert (done.returncode, done.stdout) == (1, "No failed job is called nothing; see: python -m app jobs\n")
+    assert run(project, PYTHON, "-m", "app", "jobs", "replay").returncode == 2

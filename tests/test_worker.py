@@ -506,6 +506,25 @@ def test_a_server_with_an_interval_ticks_by_itself(
     wait_until(lambda: "cron:note:" in httpx.get(f"{url}/see", trust_env=False).text)
 
 
+async def test_a_dead_letter_can_be_put_back(database_url: str):
+    fails = True
+
+    async def run(job: Job) -> None:
+        if fails:
+            raise ValueError
+
+    async with working(database_url, job(run, attempts=1)) as worker:
+        await worker.put("job", id="a")
+        assert (await end_of(worker, "a"))[2] is not None
+        assert [row["id"] for row in (await worker.overview())["failed"]] == ["a"]
+        fails = False
+        assert await worker.replay("b") is False
+        assert await worker.replay("a") is True
+        assert await end_of(worker, "a") == (1, True, None)
+        assert await worker.replay("a") is False
+        assert (await worker.overview())["failed"] == []
+
+
 def test_the_cron_route_runs_what_is_due_and_says_so(serve_tree: Callable[..., str]):
     cron = (Path(__file__).parent.parent / "routes/api/cron/route.py").read_text()
     url = serve_tree(
@@ -524,3 +543,12 @@ def test_the_cron_route_runs_what_is_due_and_says_so(serve_tree: Callable[..., s
     assert httpx.head(f"{url}/api/cron", headers=headers, trust_env=False).status_code == 200
     [(id, state)] = httpx.get(f"{url}/api/cron", headers=headers, trust_env=False).json()["data"]["jobs"].items()
     assert (id.startswith("cron:note:"), state) == (True, "done")
+
+
+def test_a_monitor_sees_health_and_jobs(serve: Callable[..., str]):
+    url = serve()
+    response = httpx.get(f"{url}/api/health", trust_env=False)
+    assert (response.status_code, response.json()) == (200, {"success": True, "data": "ok"})
+    data = httpx.get(f"{url}/api/jobs", headers={"X-Cron-Secret": SECRET}, trust_env=False).json()["data"]
+    assert data["next"]["forget_conversations"] > 0
+    assert (data["due"], data["running"], data["failed"]) == ([], [], [])
