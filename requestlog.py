@@ -5,6 +5,7 @@ as its folder is written, the status, the milliseconds until the last byte, and 
 in ``scope["log"]``. The id is the client's ``X-Request-Id`` or a new one, and goes back in the answer.
 """
 
+import itertools
 import logging
 import re
 import time
@@ -16,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 logger = logging.getLogger("request")
 
 _ID = re.compile(rb"[!-~]{1,128}")
+_PROCESS = token_hex(4).encode()  # with a count, unique among processes, and a tenth of what a random id costs
+_count = itertools.count(1)
 
 
 class RequestLog:
@@ -28,9 +31,11 @@ class RequestLog:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         began_at = time.perf_counter()
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if _ID.fullmatch(given) else token_hex(8).encode()
-        notes: dict[str, Any] = {"id": request_id.decode()}
+        request_id = b"%b-%x" % (_PROCESS, next(_count))
+        for name, value in scope["headers"]:
+            if name == b"x-request-id" and _ID.fullmatch(value):
+                request_id = value
+        notes: dict[str, Any] = {}
         scope["log"] = notes
         status = 0
 
@@ -47,6 +52,7 @@ class RequestLog:
             if logger.isEnabledFor(logging.INFO):
                 route: Any = scope.get("route")
                 took = round((time.perf_counter() - began_at) * 1000)
-                words = " ".join(f"{name}={value}" for name, value in notes.items())
+                words = "".join(f" {name}={value}" for name, value in notes.items())
                 path = getattr(route, "path", "-")  # the pattern, not the path: a path may hold what is private
-                logger.info("%s %s %s %sms %s", scope["method"], path, status or "left", took, words)
+                id = request_id.decode()
+                logger.info("%s %s %s %sms id=%s%s", scope["method"], path, status or "left", took, id, words)
