@@ -1,0 +1,680 @@
+"""What relaying a model's answer costs, beside the usual way of doing it.
+
+    python3 -m venv .venv/bench
+    .venv/bench/bin/pip install --constraint constraints.txt '.[fast]' --requirement bench/requirements.txt
+    .venv/bench/bin/python -m bench.chat
+
+`usual` is the relay of the tutorials: `async for chunk in client.chat.completions.create(stream=True)` inside a
+StreamingResponse. `fastapi` is the same with FastAPI's EventSourceResponse. `httpx2` and `aiohttp` are this app with
+one transport to the model and the other: the real POST /api/chat with token, storage and heartbeat, which the other
+two do not have. All run on uvicorn, uvloop and httptools, each in a process of its own on one core. A model server
+and the client, which checks every piece of every answer, have the other core. The relays take turns within each
+round, and the median of the rounds counts; shares are medians of each round's own.
+
+A processor time is the difference of the relay's own clock around a run: with all requests of that run in it, and
+nothing subtracted. Linux only.
+"""
+
+import argparse
+import asyncio
+import importlib
+import json
+import logging
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from starlette.types import ASGIApp
+
+HERE = Path(__file__).resolve().parent.parent
+TOKEN = "a-token-of-the-benchmark"
+MODEL = "a-model"
+PATIENCE = 60.0  # seconds that a process may take to start, and an answer to come
+PAST = 400  # messages of a long conversation, with the question
+
+
+class Wrong(Exception):
+    """A process that does not start, or an answer that is not the right one."""
+
+
+# What is asked. The question itself tells the model server how to answer.
+
+
+class Question(NamedTuple):
+    """Ask for ``pieces`` at ``rate`` a second; -1 is not even a head. ``then`` is stop, hang or flood."""
+
+    pieces: int
+    rate: int
+    then: str = "stop"
+    messages: int = 1
+    conversation: str | None = None
+    id: int = 0
+
+    @property
+    def text(self) -> str:
+        return f"pieces={self.pieces} rate={self.rate} then={self.then} id={self.id}"
+
+    @property
+    def answer(self) -> list[str]:
+        """The pieces that the answer must have. The first tells how many messages reached the model."""
+        return [f"{self.messages} messages. ", *(f"{i} " for i in range(1, self.pieces))]
+
+
+INSTRUCTION = re.compile(rb"pieces=(-?\d+) rate=(\d+) then=(\w+) id=(\d+)")
+
+
+def past_message(i: int) -> dict[str, str]:
+    return {"role": ("user", "assistant")[i % 2], "content": f"Message {i} of a long conversation, as long as this."}
+
+
+def request_of(name: str, question: Question) -> bytes:
+    """Return the request: this app knows the past of a conversation, the others are told."""
+    if name in OURS:
+        body: dict[str, Any] = {"message": question.text}
+        if question.conversation:
+            body["conversationId"] = question.conversation
+    else:
+        past = [past_message(i) for i in range(question.messages - 1)]
+        body = {"messages": [*past, {"role": "user", "content": question.text}]}
+    data = json.dumps(body).encode()
+    return (
+        f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    ).encode() + data
+
+
+def pieces_of(raw: bytes) -> list[str]:
+    """Read a whole response: the pieces before [DONE]. Raises `Wrong`."""
+    head, _, rest = raw.partition(b"\r\n\r\n")
+    body = b""
+    while rest:  # the chunked encoding, RFC 9112 7.1
+        size, _, rest = rest.partition(b"\r\n")
+        body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    frames = [frame for frame in body.split(b"\n\n") if frame and not frame.startswith(b":")]
+    if not head.startswith(b"HTTP/1.1 200 ") or frames[-1:] != [b"data: [DONE]"]:
+        raise Wrong(f"an answer without its end: {raw[:300]!r} ... {raw[-100:]!r}")
+    return [json.loads(frame.removeprefix(b"data:"))["text"] for frame in frames[:-1]]
+
+
+# The relays. Each is given the URL of the model server and the file of the database.
+
+
+def usual(model: str, database: Path) -> ASGIApp:
+    import openai
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import StreamingResponse
+    from starlette.routing import Route
+
+    client = openai.AsyncOpenAI(base_url=model, api_key="none")
+
+    async def relay(messages: Any) -> AsyncIterator[str]:
+        async for chunk in await client.chat.completions.create(model=MODEL, messages=messages, stream=True):
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                yield f"data: {json.dumps({'text': text})}\n\n"
+        yield "data: [DONE]\n\n"
+
+    async def chat(request: Request) -> StreamingResponse:
+        body = await request.json()
+        return StreamingResponse(relay(body["messages"]), media_type="text/event-stream")
+
+    return Starlette(routes=[Route("/api/chat", chat, methods=["POST"])])
+
+
+def fastapi(model: str, database: Path) -> ASGIApp:
+    import openai
+
+    sse = importlib.import_module("fastapi.sse")
+    app = importlib.import_module("fastapi").FastAPI()
+    client = openai.AsyncOpenAI(base_url=model, api_key="none")
+
+    async def chat(body: dict[str, Any]) -> AsyncIterator[dict[str, str]]:
+        stream = await client.chat.completions.create(model=MODEL, messages=body["messages"], stream=True)
+        async for chunk in stream:
+            if chunk.choices and (text := chunk.choices[0].delta.content):
+                yield {"text": text}
+        yield sse.ServerSentEvent(raw_data="[DONE]")
+
+    app.post("/api/chat", response_class=sse.EventSourceResponse)(chat)
+    return app
+
+
+def ours(aiohttp: bool) -> Callable[[str, Path], ASGIApp]:
+    def build(model: str, database: Path) -> ASGIApp:
+        from app import create_app
+        from llm import LLM
+
+        config = our_config(model, database)
+        return create_app(config, llm=LLM(config, aiohttp=aiohttp))
+
+    return build
+
+
+def our_config(model: str, database: Path) -> Any:
+    from config import Config
+
+    return Config(
+        webchat_token=TOKEN,
+        openai_base_url=model,
+        model_smart=MODEL,
+        database_url=f"sqlite:///{database}",
+        log_level="warning",
+        chat_max_streams=10_000,
+        chat_history_chars=10**9,
+    )
+
+
+RELAYS: dict[str, Callable[[str, Path], ASGIApp]] = {
+    "usual": usual,
+    "fastapi": fastapi,
+    "httpx2": ours(aiohttp=False),
+    "aiohttp": ours(aiohttp=True),
+}
+OURS = ("httpx2", "aiohttp")
+
+
+async def store_past(database: Path, conversations: Sequence[str]) -> None:
+    """Store conversations to which the next question is the 400th message."""
+    from db import Database
+    from store import Question as Asked
+    from store import Store
+
+    db = Database(f"sqlite:///{database}")
+    await db.open()
+    store = Store(db)
+
+    async def store_one(conversation: str) -> None:
+        for i in range(1, PAST, 2):
+            turn = await store.begin(Asked(conversation=conversation, content=past_message(i - 1)["content"]))
+            await store.save(turn, past_message(i)["content"] if i > 1 else "", "done")
+
+    await asyncio.gather(*(store_one(conversation) for conversation in conversations))
+    await db.aclose()
+
+
+# The model server: OpenAI's stream of chunks, made before anybody asks.
+
+
+def model_chunk(delta: dict[str, str], finish_reason: str | None = None) -> bytes:
+    event = {
+        "id": "chatcmpl-9f2d7c61a4e84b0c8f35",
+        "object": "chat.completion.chunk",
+        "created": 1_790_000_000,
+        "model": MODEL,
+        "system_fingerprint": None,
+        "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}],
+    }
+    return http_chunk(b"data: %b\n\n" % json.dumps(event, separators=(",", ":")).encode())
+
+
+def http_chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+PIECES = [model_chunk({"content": f"{i} "}) for i in range(2_000)]
+END = model_chunk({}, "stop") + http_chunk(b"data: [DONE]\n\n") + http_chunk(b"")
+
+
+class Model(asyncio.Protocol):
+    """One connection to the model server. GET /closed/7 says when the client of question 7 left it."""
+
+    closed_at: dict[int, float]
+
+    def connection_made(self, transport: Any) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.transport = transport
+        self.received = b""
+        self.question: Question | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.is_writing = True
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        head, end, body = self.received.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        if not end or len(body) < int(length[1] if length else 0):
+            return
+        self.received = b""
+        if head.startswith(b"POST"):
+            self.answer(body)
+        else:
+            closed_at = head.startswith(b"GET /closed/") and self.closed_at.get(int(head.split()[1].split(b"/")[2]))
+            text = json.dumps(closed_at or None).encode()
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text))
+
+    def answer(self, body: bytes) -> None:
+        pieces, rate, then, id = INSTRUCTION.findall(body)[-1]
+        self.question = Question(int(pieces), int(rate), then.decode(), body.count(b'"role"'), None, int(id))
+        self.sent = 0
+        if self.question.pieces < 0:
+            return
+        self.transport.write(HEAD)
+        self.next_at = self.loop.time()
+        self.tell()
+
+    def tell(self) -> None:
+        assert self.question is not None
+        if self.sent < self.question.pieces:
+            first = model_chunk({"role": "assistant", "content": self.question.answer[0]}) if not self.sent else b""
+            self.transport.write(first or PIECES[self.sent])
+            self.sent += 1
+            self.next_at += 1 / self.question.rate
+            self.timer = self.loop.call_at(self.next_at, self.tell)
+        elif self.question.then == "stop":
+            self.question = None
+            self.transport.write(END)
+        elif self.question.then == "flood" and self.is_writing:
+            self.transport.write(PIECES[1] * 100)
+            self.timer = self.loop.call_later(0.001, self.tell)
+
+    def pause_writing(self) -> None:
+        self.is_writing = False
+
+    def resume_writing(self) -> None:
+        self.is_writing = True
+        if self.question is not None:
+            self.tell()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.question is not None:
+            self.closed_at[self.question.id] = time.monotonic()  # one clock for all processes
+
+
+def serve_model(listener: socket.socket) -> None:
+    import uvloop
+
+    Model.closed_at = {}
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(Model, sock=listener, backlog=4096)
+        await server.serve_forever()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+
+
+# Serving: each in a process of its own, which ends by itself when nobody ends it.
+
+
+def serve(name: str, descriptor: int, seconds: int, model: str, database: Path) -> None:
+    import uvicorn
+
+    signal.alarm(seconds)
+    raise_file_limit()
+    logging.basicConfig(level="WARNING")
+    with socket.socket(fileno=descriptor) as listener:
+        if name == "model":
+            pin(client_core())
+            return serve_model(listener)
+        pin(server_core())
+        app = RELAYS[name](model, database)
+        options: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "access_log": False, "log_level": "warning"}
+        uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
+
+
+@dataclass
+class Server:
+    name: str
+    port: int
+    pid: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def cpu(self) -> float:
+        """The processor time of all its threads so far, in seconds, by the clock of the process (Linux)."""
+        return time.clock_gettime((~self.pid << 3) | 2)  # as clock_getcpuclockid() of the C library builds it
+
+    def memory(self) -> int:
+        """Its resident memory, in bytes."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@contextmanager
+def serving(name: str, seconds: int, model: str = "", past: Path | None = None) -> Generator[Server]:
+    """Serve a relay, with a database of its own, or the model. Raises `Wrong` when it does not start."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        errors = stack.enter_context(tempfile.TemporaryFile())
+        listener = stack.enter_context(socket.socket())
+        if past is not None:
+            shutil.copy(past, folder / "app.db")
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        arguments = ["serve", name, str(listener.fileno()), str(seconds), model, str(folder / "app.db")]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bench.chat", *arguments],
+            cwd=HERE,
+            env={key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "TMPDIR")},
+            pass_fds=[listener.fileno()],
+            stderr=errors,
+        )
+        try:
+            began_at = time.monotonic()
+            while not is_listening(port):
+                if process.poll() is not None or time.monotonic() - began_at > PATIENCE:
+                    errors.seek(0)
+                    raise Wrong(f"{name} did not start: {errors.read().decode()[-2000:]}")
+                time.sleep(0.02)
+            yield Server(name, port, process.pid)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def is_listening(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+        return True
+    return False
+
+
+def server_core() -> int:
+    return cores()[0]
+
+
+def client_core() -> int:
+    return cores()[-1]
+
+
+def cores() -> list[int]:
+    return list(range(os.cpu_count() or 1))[:2]
+
+
+def pin(core: int) -> None:
+    os.sched_setaffinity(0, {core})
+
+
+def raise_file_limit() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+# Asking.
+
+
+@dataclass
+class Client(asyncio.Protocol):
+    """One question on a connection of its own. It keeps what comes and reads it when nothing is measured any more."""
+
+    request: bytes
+    received: list[bytes] = field(default_factory=list[bytes])
+    sent_at: float = 0
+    first_at: float = 0  # when the first piece came
+
+    def __post_init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        self.begun: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.sent_at = time.monotonic()
+        transport.write(self.request)
+
+    def data_received(self, data: bytes) -> None:
+        self.received.append(data)
+        if not self.first_at and b"data:" in data:
+            self.first_at = time.monotonic()
+            self.begun.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set_result(None)
+        if not self.begun.done():
+            self.begun.set_result(None)
+
+
+async def start(server: Server, question: Question) -> Client:
+    client = Client(request_of(server.name, question))
+    loop = asyncio.get_running_loop()
+    await loop.create_connection(lambda: client, "127.0.0.1", server.port)
+    return client
+
+
+async def ask(server: Server, question: Question) -> Client:
+    """Ask, and wait for the whole answer. Raises `Wrong` when it is not the right one."""
+    client = await start(server, question)
+    async with asyncio.timeout(PATIENCE):
+        await client.ended
+    check(client, question)
+    return client
+
+
+def check(client: Client, question: Question) -> None:
+    pieces = pieces_of(b"".join(client.received))
+    if pieces != question.answer:
+        raise Wrong(f"{question} was answered {pieces[:3]} ... {pieces[-3:]}")
+
+
+def run(what: "Coroutine[Any, Any, Numbers]") -> "Numbers":
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(what)
+
+
+# Measuring. Each takes a relay and gives numbers by name.
+
+Numbers = dict[str, float]
+
+
+async def cost_of_pieces(server: Server, streams: int = 40, pieces: int = 300, rate: int = 50) -> Numbers:
+    """Microseconds of processor time for each piece, at some paced streams."""
+    question = Question(pieces, rate)
+    before = server.cpu()
+    clients: list[Client] = []
+    for i in range(streams):  # not all in step: as if each had come by itself
+        clients.append(await start(server, question))
+        await asyncio.sleep((i % 7 + 1) / 7 / rate)
+    async with asyncio.timeout(PATIENCE):
+        for client in clients:
+            await client.ended
+    spent = server.cpu() - before
+    for client in clients:
+        check(client, question)
+    return {"µs": spent / (streams * pieces) * 1e6}
+
+
+async def cost_of_requests(server: Server, conversations: Iterator[str], requests: int = 40) -> Numbers:
+    """Milliseconds of processor time for a request with one message, and with 400."""
+    costs: Numbers = {}
+    for messages in (1, PAST):
+        questions = [
+            Question(1, 1000, messages=messages, conversation=next(conversations) if messages > 1 else None)
+            for _ in range(requests)
+        ]
+        before = server.cpu()
+        for question in questions:
+            await ask(server, question)
+        costs[f"{messages}"] = (server.cpu() - before) / requests * 1e3
+    return costs
+
+
+async def time_to_first(server: Server, streams: int = 200, seconds: float = 4, rate: int = 50) -> Numbers:
+    """Milliseconds to the first piece, alone and among many streams that keep coming and going."""
+    alone = [await ask(server, Question(2, 1000)) for _ in range(streams // 2)]
+    question = Question(int(seconds * rate), rate)
+    began_at = asyncio.get_running_loop().time()
+    clients: list[Client] = []
+    for i in range(streams * 2):  # the first half makes them as many as is wanted, the second half is measured
+        clients.append(await start(server, question))
+        await asyncio.sleep(began_at + (i + 1) * seconds / streams - asyncio.get_running_loop().time())
+    async with asyncio.timeout(PATIENCE * 2):
+        for client in clients:
+            await client.ended
+    for client in clients:
+        check(client, question)
+    return {
+        f"{amount} {name}": percentile([(c.first_at - c.sent_at) * 1e3 for c in found], share)
+        for amount, found in (("1", alone), (f"{streams}", clients[streams:]))
+        for name, share in (("p50", 0.5), ("p99", 0.99))
+    }
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+async def memory_of_streams(server: Server, streams: int = 1000) -> Numbers:
+    """Kilobytes of resident memory for each stream that is open and silent."""
+    for _ in range(20):
+        await ask(server, Question(2, 1000))
+    before = server.memory()
+    clients: list[Client] = []
+    for _ in range(streams):
+        clients.append(await start(server, Question(1, 1, "hang")))
+        if len(clients) % 20 == 0:
+            await clients[-1].begun
+    for client in clients:
+        await client.begun
+        if not client.first_at:
+            raise Wrong(f"{server.name} ended a stream: {b''.join(client.received)!r}")
+    after = server.memory()
+    for client in clients:
+        client.transport.abort()
+    return {"kB": (after - before) / streams / 1e3}
+
+
+MOMENTS = {
+    "before the head": Question(-1, 1),
+    "before the first piece": Question(0, 1, "hang"),
+    "in the middle": Question(1000, 50, "hang"),
+    "not reading": Question(1, 1, "flood"),
+}
+
+
+async def time_to_close(server: Server, model: Server, ids: Iterator[int], patience: float = 3) -> Numbers:
+    """Milliseconds from the client's leaving to the end of the connection to the model; infinite: not in time."""
+    found: Numbers = {}
+    for moment, question in MOMENTS.items():
+        question = question._replace(id=next(ids))
+        client = await start(server, question)
+        if moment == "not reading":
+            client.transport.pause_reading()
+        await asyncio.sleep(0.5)
+        left_at = time.monotonic()
+        client.transport.abort()
+        closed_at: float | None = None
+        while closed_at is None and time.monotonic() < left_at + patience:
+            await asyncio.sleep(0.01)
+            closed_at = await when_closed(model, question.id)
+        found[moment] = (closed_at - left_at) * 1e3 if closed_at else float("inf")
+    return found
+
+
+async def when_closed(model: Server, id: int) -> float | None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", model.port)
+    writer.write(b"GET /closed/%d HTTP/1.1\r\n\r\n" % id)
+    head = await reader.readuntil(b"\r\n\r\n")
+    text = await reader.readexactly(int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0]))
+    writer.close()
+    await writer.wait_closed()
+    return json.loads(text)
+
+
+# Comparing.
+
+
+class Measure(NamedTuple):
+    title: str
+    run: Callable[[Server, Server], Coroutine[Any, Any, Numbers]]
+    afresh: bool = False  # in new processes each round: memory that was used once is not given back
+
+
+def compare(measure: Measure, names: Sequence[str], rounds: int, limit: int, past: Path | None) -> str:
+    """Measure the relays in turns; a table in Markdown."""
+    samples: dict[str, list[Numbers]] = {name: [] for name in names}
+    with serving("model", limit) as model, ExitStack() as stack:
+        servers: dict[str, Server] = {}
+        for round in range(rounds + 1):
+            for name in names:
+                if measure.afresh:
+                    with serving(name, limit, model.url, past) as server:
+                        sample = run(measure.run(server, model))
+                else:
+                    if name not in servers:
+                        servers[name] = stack.enter_context(serving(name, limit, model.url, past))
+                    sample = run(measure.run(servers[name], model))
+                if round:  # the first one warms up
+                    samples[name].append(sample)
+    return table(measure.title, samples)
+
+
+def table(title: str, samples: dict[str, list[Numbers]]) -> str:
+    first, *_ = samples
+    columns = list(samples[first][0])
+    lines = [f"| {title} | " + " | ".join(f"{column} | of {first}" for column in columns) + " |"]
+    lines.append("|---|" + "--:|" * 2 * len(columns))
+    for name, found in samples.items():
+        cells: list[str] = []
+        for column in columns:
+            values = [sample[column] for sample in found]
+            shares = [sample[column] / other[column] for sample, other in zip(found, samples[first], strict=True)]
+            cells += [shown(statistics.median(values)), f"{statistics.median(shares):.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def shown(value: float) -> str:
+    return "not in time" if value == float("inf") else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+MEASURES: dict[str, Callable[[Iterator[str], Iterator[int]], Measure]] = {
+    "pieces": lambda past, ids: Measure("CPU per piece at 40 streams", lambda server, _: cost_of_pieces(server)),
+    "requests": lambda past, ids: Measure(
+        "CPU ms per request, by messages", lambda server, _: cost_of_requests(server, past)
+    ),
+    "first": lambda past, ids: Measure("ms to the first piece, by streams", lambda server, _: time_to_first(server)),
+    "memory": lambda past, ids: Measure(
+        "memory per silent stream of 1,000", lambda server, _: memory_of_streams(server), afresh=True
+    ),
+    "leaving": lambda past, ids: Measure(
+        "ms until the model is left", lambda server, model: time_to_close(server, model, ids)
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["serve"]:
+        return serve(given[1], int(given[2]), int(given[3]), given[4], Path(given[5]))
+    parser = argparse.ArgumentParser(prog="python -m bench.chat", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--measures", default=",".join(MEASURES), help="what to measure (default: %(default)s)")
+    parser.add_argument("--relays", default=",".join(RELAYS), help="what to compare (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default: %(default)s)")
+    args = parser.parse_args(given)
+    pin(client_core())
+    raise_file_limit()
+    names = args.relays.split(",")
+    ids = count(1)
+    with tempfile.TemporaryDirectory() as folder:
+        for measure in args.measures.split(","):
+            conversations = [f"past-{i}" for i in range(40 * (args.rounds + 1) * len(names))]
+            past = None
+            if measure == "requests":
+                past = Path(folder, "past.db")
+                asyncio.run(store_past(past, conversations))
+            limit = int(len(names) * (args.rounds + 1) * PATIENCE)
+            print(compare(MEASURES[measure](iter(conversations), ids), names, args.rounds, limit, past), flush=True)
+            print()
+
+
+if __name__ == "__main__":
+    main()
