@@ -5,6 +5,7 @@ What /api/chat and its variants share. Nothing here depends on how the answer is
 
 import hashlib
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -69,11 +70,11 @@ async def _answer(state: State, question: Question, say: Say, stream: EventStrea
 
 
 async def _tell(state: State, turn: Turn, pieces: Any, say: Say, said: list[str]) -> None:
-    saved_at = anyio.current_time()
+    saved_at = time.monotonic()
     async for text in pieces:
         said.append(text)
         await say(text)
-        if (now := anyio.current_time()) - saved_at > SAVE_EVERY:
+        if (now := time.monotonic()) - saved_at > SAVE_EVERY:
             saved_at = now
             await state["store"].save(turn, join(said), "running")
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import anyio.to_thread
 from config import Config
 
 if TYPE_CHECKING:  # 0.5 s and 57 MB to import: it waits until the port is open
+    import httpx2
     import openai
 
 MAX_CONNECTIONS = 10_000  # the SDK's 1,000 make the next stream wait up to ten minutes
@@ -104,16 +105,29 @@ class LLM:
         import httpx2
         import openai
 
+        answer = Answer()
         try:
             # messages go in extra_body: as an argument each would be validated, 130 us apiece on the event loop
             async with (
                 client.chat.completions.with_streaming_response.create(
-                    model=self.config.models[model], messages=[], stream=True, extra_body={"messages": list(messages)}
+                    model=self.config.models[model],
+                    messages=[],
+                    stream=True,
+                    extra_body={"messages": list(messages)},
+                    extra_headers={"Accept-Encoding": "identity"},
                 ) as response,
-                aclosing(read_answer(response.iter_bytes())) as pieces,
+                aclosing(body_of(response.http_response)) as chunks,
             ):
-                async for text in pieces:
+                async for chunk in chunks:
+                    for text in answer.read(chunk):
+                        yield text
+                    if answer.is_done:
+                        break
+                for text in answer.end():
                     yield text
+                with anyio.move_on_after(0.1), contextlib.suppress(Exception):  # to its very end: the connection
+                    async for _ in chunks:  # can be used again
+                        pass
         except openai.RateLimitError as exc:
             wait = seconds_of(exc.response.headers.get("retry-after"))
             raise RateLimited("The model is busy. Try again later.", wait) from exc
@@ -173,64 +187,65 @@ def seconds_of(retry_after: str | None) -> float | None:
     return float(retry_after) if retry_after and re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", retry_after) else None
 
 
-async def read_answer(chunks: AsyncIterator[bytes]) -> AsyncGenerator[str]:
-    """Yield the text of a chat completion stream, and raise `BrokenOff` unless it comes to its end.
+def body_of(response: "httpx2.Response") -> AsyncGenerator[bytes]:
+    """Return the bytes of a response: as they come, unless the server compressed them unasked."""
+    return response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
 
-    The end is a ``finish_reason`` or ``[DONE]``, after some text. An error event is an end that failed.
+
+class Answer:
+    """A chat completion stream, read from its bytes.
+
+    Its end is a ``finish_reason`` or ``[DONE]``, after some text. An error event is an end that failed.
     """
-    whole = spoken = False
-    async with aclosing(sse_data(chunks)) as events:
-        async for data in events:
-            if data == b"[DONE]":
-                whole = True
-                break
-            error, text, finished = read_chunk(data)
-            if error:
-                raise BrokenOff("The model reported an error.")
-            whole = whole or finished
-            if text:
-                spoken = True
-                yield text
-    if not whole:
-        raise BrokenOff("The model broke off its answer.")
-    if not spoken:
-        raise BrokenOff("The model gave an empty answer.")
-    with anyio.move_on_after(0.1), contextlib.suppress(Exception):  # to its very end, and the connection lives on
-        async for _ in chunks:
-            pass
+
+    def __init__(self) -> None:
+        self.is_done = False  # nothing more is to come
+        self._whole = self._spoken = False
+        self._rest: list[bytes] = []
+        self._data: list[bytes] = []
+
+    def read(self, chunk: bytes) -> Iterator[str]:
+        """Yield the text of the events that are complete with this chunk. Raises `BrokenOff`."""
+        if b"\n" not in chunk:
+            self._rest.append(chunk)
+            return
+        *lines, last = (b"".join(self._rest) + chunk).split(b"\n")  # as bytes: U+2028 is no line end inside JSON
+        self._rest = [last]
+        for line in lines:
+            line = line.removesuffix(b"\r")
+            if line.startswith(b"data:"):
+                self._data.append(line[5:].removeprefix(b" "))
+            elif not line and self._data:
+                data = b"\n".join(self._data)
+                self._data.clear()
+                if data == b"[DONE]":
+                    self.is_done = self._whole = True
+                    return
+                error, text, finished = read_chunk(data)
+                if error:
+                    raise BrokenOff("The model reported an error.")
+                self._whole = self._whole or finished
+                if text:
+                    self._spoken = True
+                    yield text
+
+    def end(self) -> Iterator[str]:
+        """Yield what an event without its last line end says. Raises `BrokenOff` where the answer is not whole."""
+        if not self.is_done:
+            yield from self.read(b"\n\n")
+        if not self._whole:
+            raise BrokenOff("The model broke off its answer.")
+        if not self._spoken:
+            raise BrokenOff("The model gave an empty answer.")
 
 
 def read_chunk(data: bytes) -> tuple[bool, str, bool]:
     """Read one chunk of a chat completion: whether it is an error, its text, and whether it is the last."""
     try:
-        event: Any = json.loads(data)
+        event: Any = json.loads(data.decode())  # given bytes, it would guess their encoding each time
         choices: list[Any] = event.get("choices") or [NOTHING]
         delta: Mapping[str, Any] = choices[0].get("delta") or NOTHING
         text = delta.get("content")
         return bool(event.get("error")), text if isinstance(text, str) else "", bool(choices[0].get("finish_reason"))
     except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
         raise BrokenOff("The model sent what is not a chat completion.") from None
-
-
-async def sse_data(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """Yield the data of each server-sent event. Lines are split as bytes: U+2028 is no line end inside JSON."""
-    rest: list[bytes] = []
-    data: list[bytes] = []
-    async for chunk in chunks:
-        if b"\n" not in chunk:
-            rest.append(chunk)
-            continue
-        *lines, last = (b"".join(rest) + chunk).split(b"\n")
-        rest = [last]
-        for line in lines:
-            line = line.removesuffix(b"\r")
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
-            elif not line and data:
-                yield b"\n".join(data)
-                data = []
-    last = b"".join(rest)
-    if last.startswith(b"data:"):  # some servers leave out the last line end
-        data.append(last[5:].strip())
-    if data:
-        yield b"\n".join(data)
