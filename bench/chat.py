@@ -46,6 +46,8 @@ MODEL = "a-model"
 PATIENCE = 60.0  # seconds that a process may take to start, and an answer to come
 PAST = 400  # messages of a long conversation, with the question
 
+Numbers = dict[str, float]
+
 
 class Wrong(Exception):
     """A process that does not start, or an answer that is not the right one."""
@@ -463,7 +465,7 @@ def check(client: Client, question: Question) -> None:
         raise Wrong(f"{question} was answered {pieces[:3]} ... {pieces[-3:]}")
 
 
-def run(what: "Coroutine[Any, Any, Numbers]") -> "Numbers":
+def run(what: Coroutine[Any, Any, Numbers]) -> Numbers:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -471,8 +473,6 @@ def run(what: "Coroutine[Any, Any, Numbers]") -> "Numbers":
 
 
 # Measuring. Each takes a relay and gives numbers by name.
-
-Numbers = dict[str, float]
 
 
 async def cost_of_pieces(server: Server, streams: int = 40, pieces: int = 300, rate: int = 50) -> Numbers:
@@ -507,7 +507,7 @@ async def cost_of_requests(server: Server, conversations: Iterator[str], request
     return costs
 
 
-async def time_to_first(server: Server, streams: int = 200, seconds: float = 4, rate: int = 50) -> Numbers:
+async def time_to_first(server: Server, streams: int = 200, seconds: float = 2, rate: int = 50) -> Numbers:
     """Milliseconds to the first piece, alone and among many streams that keep coming and going."""
     alone = [await ask(server, Question(2, 1000)) for _ in range(streams // 2)]
     question = Question(int(seconds * rate), rate)
@@ -596,6 +596,7 @@ class Measure(NamedTuple):
     title: str
     run: Callable[[Server, Server], Coroutine[Any, Any, Numbers]]
     afresh: bool = False  # in new processes each round: memory that was used once is not given back
+    shares: bool = True
 
 
 def compare(measure: Measure, names: Sequence[str], rounds: int, limit: int, past: Path | None) -> str:
@@ -614,20 +615,22 @@ def compare(measure: Measure, names: Sequence[str], rounds: int, limit: int, pas
                     sample = run(measure.run(servers[name], model))
                 if round:  # the first one warms up
                     samples[name].append(sample)
-    return table(measure.title, samples)
+    return table(measure, samples)
 
 
-def table(title: str, samples: dict[str, list[Numbers]]) -> str:
-    first, *_ = samples
-    columns = list(samples[first][0])
-    lines = [f"| {title} | " + " | ".join(f"{column} | of {first}" for column in columns) + " |"]
-    lines.append("|---|" + "--:|" * 2 * len(columns))
+def table(measure: Measure, samples: dict[str, list[Numbers]]) -> str:
+    """Medians, and the medians of each round's shares of the first relay, in Markdown."""
+    first = next(iter(samples.values()))
+    columns = list(first[0])
+    heads = [head for name in columns for head in ([name, f"of {next(iter(samples))}"] if measure.shares else [name])]
+    lines = [f"| {measure.title} | {' | '.join(heads)} |", "|---|" + "--:|" * len(heads)]
     for name, found in samples.items():
         cells: list[str] = []
         for column in columns:
-            values = [sample[column] for sample in found]
-            shares = [sample[column] / other[column] for sample, other in zip(found, samples[first], strict=True)]
-            cells += [shown(statistics.median(values)), f"{statistics.median(shares):.2f}"]
+            cells.append(shown(statistics.median(sample[column] for sample in found)))
+            if measure.shares:
+                shares = (mine[column] / its[column] for mine, its in zip(found, first, strict=True))
+                cells.append(f"{statistics.median(shares):.2f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -636,19 +639,32 @@ def shown(value: float) -> str:
     return "not in time" if value == float("inf") else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-MEASURES: dict[str, Callable[[Iterator[str], Iterator[int]], Measure]] = {
-    "pieces": lambda past, ids: Measure("CPU per piece at 40 streams", lambda server, _: cost_of_pieces(server)),
-    "requests": lambda past, ids: Measure(
-        "CPU ms per request, by messages", lambda server, _: cost_of_requests(server, past)
-    ),
-    "first": lambda past, ids: Measure("ms to the first piece, by streams", lambda server, _: time_to_first(server)),
-    "memory": lambda past, ids: Measure(
-        "memory per silent stream of 1,000", lambda server, _: memory_of_streams(server), afresh=True
-    ),
-    "leaving": lambda past, ids: Measure(
-        "ms until the model is left", lambda server, model: time_to_close(server, model, ids)
-    ),
-}
+def measures(past: Iterator[str]) -> dict[str, Measure]:
+    """What can be measured; ``past`` names conversations that hold a past, each for one use."""
+    ids = count(1)
+
+    async def pieces(server: Server, model: Server) -> Numbers:
+        return await cost_of_pieces(server)
+
+    async def requests(server: Server, model: Server) -> Numbers:
+        return await cost_of_requests(server, past)
+
+    async def first(server: Server, model: Server) -> Numbers:
+        return await time_to_first(server)
+
+    async def memory(server: Server, model: Server) -> Numbers:
+        return await memory_of_streams(server)
+
+    async def leaving(server: Server, model: Server) -> Numbers:
+        return await time_to_close(server, model, ids)
+
+    return {
+        "pieces": Measure("CPU for each piece, 40 streams", pieces),
+        "requests": Measure("CPU ms for each request, by messages", requests),
+        "first": Measure("ms to the first piece, by open streams", first),
+        "memory": Measure("memory for each of 1,000 silent streams", memory, afresh=True),
+        "leaving": Measure("ms until the model is left", leaving, shares=False),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -656,24 +672,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["serve"]:
         return serve(given[1], int(given[2]), int(given[3]), given[4], Path(given[5]))
     parser = argparse.ArgumentParser(prog="python -m bench.chat", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--measures", default=",".join(MEASURES), help="what to measure (default: %(default)s)")
+    parser.add_argument(
+        "--measures", default=",".join(measures(iter(()))), help="what to measure (default: %(default)s)"
+    )
     parser.add_argument("--relays", default=",".join(RELAYS), help="what to compare (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="rounds that count (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds that count (default: %(default)s)")
     args = parser.parse_args(given)
     pin(client_core())
     raise_file_limit()
     names = args.relays.split(",")
-    ids = count(1)
     with tempfile.TemporaryDirectory() as folder:
-        for measure in args.measures.split(","):
+        for name in args.measures.split(","):
             conversations = [f"past-{i}" for i in range(40 * (args.rounds + 1) * len(names))]
             past = None
-            if measure == "requests":
+            if name == "requests":
                 past = Path(folder, "past.db")
                 asyncio.run(store_past(past, conversations))
             limit = int(len(names) * (args.rounds + 1) * PATIENCE)
-            print(compare(MEASURES[measure](iter(conversations), ids), names, args.rounds, limit, past), flush=True)
-            print()
+            measure = measures(iter(conversations))[name]
+            print(compare(measure, names, args.rounds, limit, past), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":
