@@ -114,7 +114,7 @@ class LLM:
                     messages=[],
                     stream=True,
                     extra_body={"messages": list(messages)},
-                    extra_headers={"Accept-Encoding": "identity"},
+                    extra_headers={"Accept-Encoding": "identity"},  # so that nothing on the way gathers pieces
                 ) as response,
                 aclosing(body_of(response.http_response)) as chunks,
             ):
