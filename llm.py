@@ -74,11 +74,12 @@ class LLM:
 
     async def client(self) -> "openai.AsyncOpenAI":
         """Return the process's client, made at the first call: the import alone takes half a second."""
-        async with self._opening:
-            if self._client is None:
-                await anyio.to_thread.run_sync(__import__, "openai.resources.chat")
-                self._client = make_client(self.config, self.aiohttp, self.silence)
-            return self._client
+        if self._client is None:  # asked first: even a free lock lets every other stream go before
+            async with self._opening:
+                if self._client is None:
+                    await anyio.to_thread.run_sync(__import__, "openai.resources.chat")
+                    self._client = make_client(self.config, self.aiohttp, self.silence)
+        return self._client
 
     async def warm(self) -> None:
         """Make the client, and open one connection, so that the first message does not wait for either."""
