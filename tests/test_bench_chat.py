@@ -1,0 +1,79 @@
+"""What bench/chat.py compares gives right answers, on small counts. Nothing is timed."""
+
+import asyncio
+from collections.abc import Generator, Iterator
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from bench import chat
+from bench.chat import PAST, Question, Server, Wrong
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the bench reads Linux's /proc")
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Server]:
+    with chat.serving("model", 120) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", params=chat.RELAYS)
+def relay(request: pytest.FixtureRequest, model: Server, tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+    if request.param == "fastapi" and find_spec("fastapi") is None:
+        pytest.skip("fastapi is not installed: it is in bench/requirements.txt")
+    past = tmp_path_factory.mktemp("past") / "past.db"
+    asyncio.run(chat.store_past(past, ["long"]))
+    with chat.serving(request.param, 120, model.url, past) as server:
+        yield server
+
+
+def test_every_relay_tells_all_pieces_in_order(relay: Server):
+    chat.run(chat.cost_of_pieces(relay, streams=3, pieces=20, rate=200))
+
+
+def test_every_relay_sends_the_past_to_the_model(relay: Server):
+    numbers = chat.run(chat.cost_of_requests(relay, iter(["long"]), requests=1))
+    assert list(numbers) == ["1", str(PAST)]
+
+
+def test_the_first_pieces_of_streams_that_come_and_go_are_found(relay: Server):
+    numbers = chat.run(chat.time_to_first(relay, streams=4, seconds=0.1))
+    assert list(numbers) == ["1 p50", "1 p99", "4 p50", "4 p99"]
+    assert min(numbers.values()) > 0
+
+
+def test_silent_streams_stay_open(relay: Server):
+    chat.run(chat.memory_of_streams(relay, streams=5))
+
+
+def test_every_relay_leaves_the_model_when_its_client_leaves(relay: Server, model: Server):
+    numbers = chat.run(chat.time_to_close(relay, model, count(1), patience=10))
+    assert list(numbers) == list(chat.MOMENTS)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        HEAD,
+        HEAD + chat.http_chunk(b'data: {"text": "a"}\n\n') + chat.http_chunk(b""),
+        b"HTTP/1.1 500 No\r\n\r\n" + chat.http_chunk(b"data: [DONE]\n\n"),
+    ],
+    ids=["nothing", "cut off", "failed"],
+)
+def test_an_answer_without_its_end_is_wrong(raw: bytes):
+    with pytest.raises(Wrong, match="without its end"):
+        chat.pieces_of(raw)
+
+
+async def test_pieces_in_another_order_are_wrong():
+    client = chat.Client(b"")
+    frames = b'data: {"text": "1 "}\n\ndata: {"text": "1 messages. "}\n\ndata: [DONE]\n\n'
+    client.received.append(HEAD + chat.http_chunk(frames) + chat.http_chunk(b""))
+    with pytest.raises(Wrong, match="was answered"):
+        chat.check(client, Question(2, 1))
