@@ -191,11 +191,11 @@ OURS = ("httpx2", "aiohttp")
 
 async def store_past(database: Path, conversations: Sequence[str]) -> None:
     """Store conversations to which the next question is the 400th message."""
-    from db import Database
+    from db import database
     from store import Question as Asked
     from store import Store
 
-    db = Database(f"sqlite:///{database}")
+    db = database(f"sqlite:///{database}")
     await db.open()
     store = Store(db)
 
