@@ -1,7 +1,7 @@
 """POST /api/chat/ui: the same chat for `useChat` of the Vercel AI SDK, in its UI message stream, version 1.
 
 https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol names the parts. The conversation is the client's chat id, and
-its history is ours: of the messages that the client sends, only the last one is read.
+its history is ours: of the messages that the client sends, only the last question is read.
 """
 
 from typing import Any
@@ -24,6 +24,10 @@ async def POST(request: Request[State]) -> Response:
     again = body.get("trigger") == "regenerate-message"
     request.scope.get("log", {})["conversation"] = question.conversation
 
+    start = {"type": "start"}
+    if question.message_id is not None:  # the client replaces what has the same id: where it sends none, it makes one
+        start["messageId"] = f"{question.message_id}-answer"
+
     async def write(emit: Emit) -> None:
         begun = False
 
@@ -31,7 +35,7 @@ async def POST(request: Request[State]) -> Response:
             nonlocal begun
             if not begun:
                 begun = True
-                await emit({"type": "start", "messageId": f"{question.message_id or question.conversation}-answer"})
+                await emit(start)
                 await emit({"type": "start-step"})
                 await emit({"type": "text-start", "id": "text"})
             await emit({"type": "text-delta", "id": "text", "delta": text})
@@ -56,13 +60,11 @@ def as_question(body: Any) -> dict[str, Any]:
         text = "".join(part["text"] for part in parts if part["type"] == "text")
         if any(part["type"] == "file" for part in parts):
             raise BadRequest(("messages", "holds a file, and only text can be sent to the model"))
-        question: dict[str, Any] = {"message": text, "conversationId": body["id"], "messageId": last.get("id")}
+        question: dict[str, Any] = {"message": text, "messageId": last.get("id")}
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise BadRequest(
-            (
-                "messages",
-                'must hold a user message such as {"role": "user", "parts": [{"type": "text", "text": "Hi"}]}',
-            ),
-            ("id", "must be the chat's id"),
-        ) from None
+        example = 'must hold a user message such as {"role": "user", "parts": [{"type": "text", "text": "Hi"}]}'
+        raise BadRequest(("messages", example)) from None
+    if not isinstance(body.get("id"), str):
+        raise BadRequest(("id", "must be the chat's id"))
+    question["conversationId"] = body["id"]
     return question | {name: body[name] for name in ("model", "channel", "channelId") if name in body}
