@@ -63,8 +63,9 @@ class Store:
         """Store a question, making its conversation where there is none, and the empty answer behind it.
 
         A repeated ``message_id`` stores nothing: it gives the finished answer, or the right to write it once more
-        where it was not finished (or ``again`` asks for another). Raises `NotFound` for a conversation of another
-        channel, `Running`, `Reused`.
+        where it was not finished. With ``again`` the answer is always written once more, to the question as it is
+        now, and what came after it is deleted. Raises `NotFound` for a conversation of another channel, `Running`,
+        `Reused`.
         """
         now, turn = self.clock(), uuid4().hex
         owner = (question.conversation, question.channel, question.channel_id)
@@ -95,7 +96,7 @@ class Store:
             (
                 "UPDATE message SET state = 'running', content = '', turn = $4, touched_at = $5 "
                 "WHERE conversation_id = $1 AND role = 'assistant' AND turn <> $4 AND seq = (SELECT seq + 1 FROM "
-                "message WHERE conversation_id = $1 AND message_id = $2 AND content = $3) AND "
+                "message WHERE conversation_id = $1 AND message_id = $2 AND (content = $3 OR $6 = 1)) AND "
                 "(state IN ('left', 'error', 'stopped') OR (state = 'done' AND $6 = 1) OR "
                 "(state = 'running' AND touched_at < $7)) RETURNING seq",
                 (
@@ -110,13 +111,27 @@ class Store:
                 (question.conversation, question.message_id),
             ),
         )
-        owned, _, fresh, *rest = await self.db.write(*inserted, *(repeated if question.message_id else ()))
+        replaced: tuple[Statement, ...] = (
+            (
+                "UPDATE message SET content = $3 WHERE conversation_id = $1 "
+                "AND seq = (SELECT seq - 1 FROM message WHERE turn = $2 AND role = 'assistant')",
+                (question.conversation, turn, question.content),
+            ),
+            (
+                "DELETE FROM message WHERE conversation_id = $1 "
+                "AND seq > (SELECT seq FROM message WHERE turn = $2 AND role = 'assistant')",
+                (question.conversation, turn),
+            ),
+        )
+        owned, _, fresh, *rest = await self.db.write(
+            *inserted, *(repeated if question.message_id else ()), *(replaced if again else ())
+        )
         if not owned:
             raise NotFound(question.conversation)
         if taken := fresh or rest[0]:
             return Turn(question.conversation, taken[0]["seq"], turn)
         [before] = rest[1]
-        if before["question"] != question.content:
+        if before["question"] != question.content and not again:
             raise Reused(question.message_id)
         if before["state"] != "done":
             raise Running(question.message_id)

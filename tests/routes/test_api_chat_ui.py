@@ -207,6 +207,16 @@ def test_regenerate_asks_the_model_again_and_replaces_the_answer(serve: Serve, c
     assert kept_in(url) == [("user", "one", "done"), ("assistant", "answer 2", "done")]
 
 
+def test_regenerate_of_an_earlier_answer_forgets_what_came_after_it(serve: Serve, counting: ModelServer):
+    url = serve(openai_base_url=counting.url)
+    ask(url, user("one"))
+    ask(url, user("two", "q2"))
+    assert text_of(ask(url, user("one"), trigger="regenerate-message", messageId="q1-answer")) == "answer 3"
+    assert kept_in(url) == [("user", "one", "done"), ("assistant", "answer 3", "done")]
+    ask(url, user("three", "q3"))
+    assert told(counting) == ["one", "answer 3", "three"]
+
+
 def test_regenerate_after_a_failure_writes_the_answer(serve: Serve, model: ModelServer, counting: ModelServer):
     url = serve(openai_base_url=model.url)
     good, model.answer = model.answer, breaks_off
@@ -214,6 +224,16 @@ def test_regenerate_after_a_failure_writes_the_answer(serve: Serve, model: Model
     model.answer = good
     assert text_of(ask(url, trigger="regenerate-message")) == "answer 2"
     assert kept_in(url) == [("user", "Hi", "done"), ("assistant", "answer 2", "done")]
+
+
+def test_an_edited_question_replaces_the_old_one_and_all_after_it(serve: Serve, counting: ModelServer):
+    url = serve(openai_base_url=counting.url)
+    ask(url, user("one"))
+    ask(url, user("two", "q2"))
+    ask(url, user("three", "q3"))
+    assert text_of(ask(url, user("two!", "q2"), messageId="q2")) == "answer 4"
+    assert told(counting) == ["one", "answer 1", "two!"]
+    assert [content for _, content, _ in kept_in(url)] == ["one", "answer 1", "two!", "answer 4"]
 
 
 def test_another_question_under_the_same_id_is_400_unless_it_is_an_edit(serve: Serve, counting: ModelServer):

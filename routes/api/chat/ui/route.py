@@ -1,7 +1,8 @@
 """POST /api/chat/ui: the same chat for `useChat` of the Vercel AI SDK, in its UI message stream, version 1.
 
 https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol names the parts. The conversation is the client's chat id, and
-its history is ours: of the messages that the client sends, only the last question is read.
+its history is ours: of the messages that the client sends, only the last question is read. An answer that is asked
+for again, or a question that was edited, takes the place of the old one and of all that came after it.
 """
 
 from typing import Any
@@ -21,7 +22,8 @@ async def POST(request: Request[State]) -> Response:
     require_bearer(request.headers, state["config"].webchat_token)
     body = await request.json()
     question = read_question(as_question(body), state["config"].models)
-    again = body.get("trigger") == "regenerate-message"
+    edited = question.message_id is not None and body.get("messageId") == question.message_id
+    again = edited or body.get("trigger") == "regenerate-message"
     request.scope.get("log", {})["conversation"] = question.conversation
 
     start = {"type": "start"}
