@@ -98,10 +98,11 @@ class Store:
                 "WHERE conversation_id = $1 AND role = 'assistant' AND turn <> $4 AND seq = (SELECT seq + 1 FROM "
                 "message WHERE conversation_id = $1 AND message_id = $2 AND (content = $3 OR $6 = 1)) AND "
                 "(state IN ('left', 'error', 'stopped') OR (state = 'done' AND $6 = 1) OR "
-                "(state = 'running' AND touched_at < $7)) RETURNING seq",
+                "(state = 'running' AND touched_at < $7)) AND EXISTS (SELECT 1 FROM conversation WHERE id = $1 "
+                "AND channel = $8 AND COALESCE(channel_id, '') = COALESCE($9, '')) RETURNING seq",
                 (
                     *(question.conversation, question.message_id, question.content, turn, now),
-                    *(int(again), now - STALE),
+                    *(int(again), now - STALE, question.channel, question.channel_id),
                 ),
             ),
             (
