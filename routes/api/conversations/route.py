@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,7 +21,7 @@ async def GET(request: Request[State]) -> Response:
     require_bearer(request.headers, request.state["config"].webchat_token)
     query = request.query_params
     limit = query.get("limit", str(LIMIT))
-    if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MOST:
+    if not re.fullmatch("[0-9]{1,3}", limit) or not 1 <= int(limit) <= MOST:
         raise BadRequest(("limit", f"must be a whole number from 1 to {MOST}"))
     before = read_cursor(query["cursor"]) if query.get("cursor") else None
     rows = await request.state["store"].conversations(
@@ -43,6 +44,7 @@ def read_cursor(text: str) -> tuple[float, str]:
     try:
         created_at, id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         if isinstance(created_at, float) and isinstance(id, str):
+            id.encode()  # half of a surrogate pair can be written in JSON, but not looked for
             return created_at, id
     except (ValueError, TypeError, RecursionError):
         pass
