@@ -127,6 +127,7 @@ class SQLite:
             await migrate(self)
             await self._reader.start()
         except (OSError, sqlite3.Error) as exc:
+            await self.aclose()
             raise ConfigError(
                 f"DATABASE_URL: {self.path} cannot be opened for writing: {exc}. "
                 "Give this user write permission for its folder, or name another file."

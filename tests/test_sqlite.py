@@ -1,0 +1,181 @@
+"""The SQLite file by itself: one thread that writes, what it acknowledges, and how it opens and closes."""
+
+import asyncio
+import os
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from config import ConfigError
+from db import MIGRATIONS, Conflict, SQLite, sqlite_path
+
+INSERT = "INSERT INTO conversation (id, channel, model, created_at) VALUES ($1, 'web', 'smart', 0)"
+COUNT = "SELECT COUNT(*) AS n FROM conversation"
+
+
+@pytest_asyncio.fixture
+async def db(tmp_path: Path) -> AsyncIterator[SQLite]:
+    database = SQLite(f"sqlite:///{tmp_path}/data/app.db")
+    await database.open()
+    yield database
+    await database.aclose()
+
+
+async def ids(db: SQLite) -> list[str]:
+    return [row["id"] for row in await db.read("SELECT id FROM conversation ORDER BY id")]
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("sqlite-")]
+
+
+# Writing.
+
+
+async def test_an_acknowledged_write_is_readable_at_once(db: SQLite):
+    async def write_and_read(n: int) -> int:
+        await db.write((INSERT, (f"c{n}",)))
+        return len(await db.read("SELECT id FROM conversation WHERE id = $1", f"c{n}"))
+
+    assert await asyncio.gather(*(write_and_read(n) for n in range(1000))) == [1] * 1000
+    assert await db.read(COUNT) == [{"n": 1000}]
+
+
+async def test_a_write_that_fails_takes_no_other_with_it(db: SQLite):
+    await db.write((INSERT, ("taken",)))
+    writes = [db.write((INSERT, ("taken" if n % 7 == 0 else f"c{n:03}",))) for n in range(500)]
+    results = await asyncio.gather(*writes, return_exceptions=True)
+    failed = [n for n, result in enumerate(results) if isinstance(result, Conflict)]
+    assert failed == list(range(0, 500, 7))
+    assert await ids(db) == [f"c{n:03}" for n in range(500) if n % 7] + ["taken"]
+
+
+async def test_the_statements_of_a_write_happen_together_or_not_at_all(db: SQLite):
+    with pytest.raises(Conflict):
+        await db.write((INSERT, ("a",)), (INSERT, ("b",)), (INSERT, ("a",)))
+    assert await ids(db) == []
+    assert await db.write((INSERT, ("a",)), (f"{INSERT} RETURNING id", ("b",)), (COUNT, ())) == [
+        [],
+        [{"id": "b"}],
+        [{"n": 2}],
+    ]
+
+
+async def test_a_task_that_is_cancelled_does_not_stop_the_writes_behind_it(db: SQLite):
+    tasks = [asyncio.create_task(db.write((INSERT, (f"c{n:03}",)))) for n in range(100)]
+    await asyncio.sleep(0)  # they have begun: what is cancelled now is only the wait for it
+    for task in tasks[::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [result for result in results[1::2] if result != [[]]] == []
+    assert await ids(db) == [f"c{n:03}" for n in range(100)]
+
+
+@pytest.mark.parametrize("text", ["", "Grüße 👋🏽", "a\u2028b\r\nc", "'; DROP TABLE message; --", "$1 ? :x", "a\0b"])
+async def test_any_text_comes_back_as_it_was(db: SQLite, text: str):
+    await db.write((INSERT, (text,)))
+    assert await ids(db) == [text]
+
+
+# Reading.
+
+
+async def test_reading_cannot_write(db: SQLite):
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await db.read(INSERT, "c")
+    assert await ids(db) == []
+
+
+async def test_a_wrong_query_is_its_own_error_and_the_next_one_works(db: SQLite):
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        await db.read("SELECT * FROM nowhere")
+    assert await db.read(COUNT) == [{"n": 0}]
+
+
+# Opening and closing.
+
+
+async def test_what_was_written_is_there_after_closing_and_opening(tmp_path: Path):
+    for n in range(3):
+        db = SQLite(f"sqlite:///{tmp_path}/app.db")
+        await db.open()
+        assert len(await ids(db)) == n
+        await db.write((INSERT, (f"c{n}",)))
+        await db.aclose()
+    assert os.listdir(tmp_path) == ["app.db"]  # closed for good: nothing waits in the log beside it
+
+
+async def test_closing_waits_for_what_was_asked_before_it(tmp_path: Path):
+    db = SQLite(f"sqlite:///{tmp_path}/app.db")
+    await db.open()
+    writes = [asyncio.create_task(db.write((INSERT, (f"c{n}",)))) for n in range(600)]
+    await asyncio.sleep(0)
+    await db.aclose()
+    assert await asyncio.gather(*writes) == [[[]]] * 600
+
+
+async def test_a_closed_database_says_so_and_closing_twice_is_harmless(tmp_path: Path):
+    db = SQLite(f"sqlite:///{tmp_path}/app.db")
+    await db.aclose()
+    await db.open()
+    await db.aclose()
+    await db.aclose()
+    with pytest.raises(RuntimeError, match="the database is closed"):
+        await db.read(COUNT)
+    with pytest.raises(RuntimeError, match="the database is closed"):
+        await db.write((INSERT, ("c",)))
+
+
+async def test_no_thread_is_left_behind(tmp_path: Path):
+    db = SQLite(f"sqlite:///{tmp_path}/app.db")
+    await db.open()
+    assert len(threads()) == 2
+    await db.aclose()
+    assert threads() == []
+
+
+async def test_no_thread_is_left_behind_by_a_migration_that_fails(tmp_path: Path):
+    file = tmp_path / "app.db"
+    connection = sqlite3.connect(file)
+    connection.execute("CREATE TABLE conversation (id)")
+    connection.close()
+    with pytest.raises(ConfigError, match="table conversation already exists"):
+        await SQLite(f"sqlite:///{file}").open()
+    assert threads() == []
+
+
+async def test_those_that_open_a_new_file_at_once_migrate_it_once(tmp_path: Path):
+    for attempt in range(20):  # now and then one found the file locked
+        both = [SQLite(f"sqlite:///{tmp_path}/{attempt}.db") for _ in range(4)]
+        await asyncio.gather(*(db.open() for db in both))
+        await asyncio.gather(*(db.write((INSERT, (f"c{n}",))) for n, db in enumerate(both)))
+        for db in both:
+            assert await ids(db) == ["c0", "c1", "c2", "c3"]
+            versions = await db.read("SELECT version FROM migration ORDER BY version")
+            assert versions == [{"version": n} for n in range(1, len(MIGRATIONS) + 1)]
+        for db in both:
+            await db.aclose()
+
+
+@pytest.mark.parametrize("what", ["a parent that is a file", "a folder", "not a database"])
+async def test_a_path_that_cannot_be_written_is_named_with_the_mend(tmp_path: Path, what: str):
+    (tmp_path / "file").write_text("This is text, and no database. " * 100)
+    (tmp_path / "folder").mkdir()
+    file = {"a parent that is a file": "file/app.db", "a folder": "folder", "not a database": "file"}[what]
+    with pytest.raises(ConfigError) as caught:
+        await SQLite(f"sqlite:///{tmp_path}/{file}").open()
+    message = str(caught.value)
+    assert message.startswith(f"DATABASE_URL: {tmp_path}/{file} cannot be opened for writing: ")
+    assert message.endswith("Give this user write permission for its folder, or name another file.")
+    assert threads() == []
+
+
+def test_a_url_names_a_file_below_the_project_or_an_absolute_one():
+    assert sqlite_path("sqlite:////var/lib/app.db") == Path("/var/lib/app.db")
+    below = sqlite_path("sqlite:///data/app.db")
+    assert below.is_absolute()
+    assert below.parts[-2:] == ("data", "app.db")
