@@ -12,6 +12,7 @@ import queue
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -217,7 +218,7 @@ class _Thread:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")  # with NORMAL a power cut takes what was acknowledged
         if not self.writes:
             connection.execute("PRAGMA query_only=1")
@@ -242,6 +243,19 @@ class _Thread:
                 connection.execute("ROLLBACK")
             for job in batch:
                 job.result = exc
+
+
+def _use_wal(connection: sqlite3.Connection, patience: float = 30.0) -> None:
+    """Switch to write-ahead logging; SQLite does not wait by itself when two switch a new file at once."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def _attempt(connection: sqlite3.Connection, job: _Job) -> list[list[Row]] | BaseException:
