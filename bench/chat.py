@@ -189,13 +189,13 @@ RELAYS: dict[str, Callable[[str, Path], ASGIApp]] = {
 OURS = ("httpx2", "aiohttp")
 
 
-async def store_past(database: Path, conversations: Sequence[str]) -> None:
+async def store_past(file: Path, conversations: Sequence[str]) -> None:
     """Store conversations to which the next question is the 400th message."""
     from db import database
     from store import Question as Asked
     from store import Store
 
-    db = database(f"sqlite:///{database}")
+    db = database(f"sqlite:///{file}")
     await db.open()
     store = Store(db)
 
