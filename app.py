@@ -71,7 +71,7 @@ class App(Starlette):
     def build_middleware_stack(self) -> ASGIApp:
         limit = BodyLimit(self.router, self.max_body_bytes)
         if not self.debug and not self.user_middleware:
-            return RequestLog(Errors(limit))
+            return RequestLog(limit)
         router, self.router = self.router, limit  # pyright: ignore[reportAttributeAccessIssue]
         try:
             return RequestLog(super().build_middleware_stack())

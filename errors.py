@@ -60,25 +60,30 @@ class Errors:
 
         try:
             await self.app(scope, receive, watched)
-        except ClientDisconnect:
-            return  # nobody is left to answer
         except Exception as exc:
-            if started:
-                if handler_of(exc, scope):
-                    raise RuntimeError("Caught handled exception, but response already started.") from exc
-                raise
-            expected = handler_of(exc, scope) is not None
-            try:
-                response = await response_to(exc, scope, receive, send)
-            except Exception as failure:  # of the handler: that is a bug, which the handler for 500 answers
-                if not expected:
-                    raise
-                exc, expected = failure, False
-                response = await response_to(exc, scope, receive, send, expected)
-            if response:
-                await response(scope, receive, watched)
-            if not expected:
-                raise exc
+            await answer_error(exc, scope, receive, watched, started)
+
+
+async def answer_error(exc: Exception, scope: Scope, receive: Receive, send: Send, started: bool) -> None:
+    """Answer an exception, unless an answer was started; raise again what nobody expected."""
+    if isinstance(exc, ClientDisconnect):
+        return  # nobody is left to answer
+    if started:
+        if handler_of(exc, scope):
+            raise RuntimeError("Caught handled exception, but response already started.") from exc
+        raise exc
+    expected = handler_of(exc, scope) is not None
+    try:
+        response = await response_to(exc, scope, receive, send)
+    except Exception as failure:  # of the handler: that is a bug, which the handler for 500 answers
+        if not expected:
+            raise
+        exc, expected = failure, False
+        response = await response_to(exc, scope, receive, send, expected)
+    if response:
+        await response(scope, receive, send)
+    if not expected:
+        raise exc
 
 
 async def response_to(

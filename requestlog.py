@@ -14,6 +14,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from errors import answer_error
+
 logger = logging.getLogger("request")
 
 _ID = re.compile(rb"[!-~]{1,128}")
@@ -22,7 +24,10 @@ _count = itertools.count(1)
 
 
 class RequestLog:
-    """The log line, as ASGI middleware around everything else."""
+    """The log line, as ASGI middleware around everything else.
+
+    It is the outermost error layer too: two layers would cost a request twice what one does.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -30,7 +35,8 @@ class RequestLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        began_at = time.perf_counter()
+        logs = logger.isEnabledFor(logging.INFO)
+        began_at = time.perf_counter() if logs else 0.0
         request_id = b"%b-%x" % (_PROCESS, next(_count))
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _ID.fullmatch(value):
@@ -41,15 +47,17 @@ class RequestLog:
 
         def watched(message: Message) -> Any:  # hands on the awaitable: no second coroutine for each chunk of a stream
             nonlocal status
-            if message["type"] == "http.response.start":
+            if not status:  # the first message is the head
                 status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
             return send(message)
 
         try:
             await self.app(scope, receive, watched)
+        except Exception as exc:
+            await answer_error(exc, scope, receive, watched, status != 0)
         finally:
-            if logger.isEnabledFor(logging.INFO):
+            if logs:
                 route: Any = scope.get("route")
                 took = round((time.perf_counter() - began_at) * 1000)
                 words = "".join(f" {name}={value}" for name, value in notes.items())

@@ -290,9 +290,11 @@ class Router(routing.Router):
             if any(guard.depth == depth for guard in guards):
                 node.unknown = wrap(Errors(self.not_found), guards)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  # no coroutine of its own: it hands one on
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> Awaitable[None]:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
         if "router" not in scope:
             scope["router"] = self
         root, raw = raw_path(scope)
@@ -304,9 +306,9 @@ class Router(routing.Router):
             if may_be_untidy(path):
                 path, redirect = tidy(path)
                 if redirect and self._is_added(scope) and not _find(self._tree, split(path) or [], 0):
-                    return await self.app(scope, receive, send)
+                    return self.app(scope, receive, send)
                 if redirect:
-                    return await _redirect(root.decode("latin-1") + path, scope, receive, send)
+                    return _redirect(root.decode("latin-1") + path, scope, receive, send)
             parts = split(path)
             if parts is None and not path.startswith("/"):
                 raise HTTPException(404)  # OPTIONS *
@@ -314,11 +316,11 @@ class Router(routing.Router):
                 raise HTTPException(400, "The path has a malformed percent-escape")
             route = _find(self._tree, parts, 0)
             if route is None:
-                return await self._unmatched(parts, scope, receive, send)
+                return self._unmatched(parts, scope, receive, send)
             params = route.params(parts)
         scope["route"] = route
         scope["path_params"] = {**scope["path_params"], **params} if scope.get("path_params") else params
-        await route.app(scope, receive, send)
+        return route.app(scope, receive, send)
 
     async def _unmatched(self, parts: Sequence[str], scope: Scope, receive: Receive, send: Send) -> None:
         """Try what was added to the app since; else 404, inside the middleware of the deepest folder on the way."""
