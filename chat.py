@@ -6,7 +6,7 @@ What /api/chat and its variants share. Nothing here depends on how the answer is
 import hashlib
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ from store import Question, Turn
 
 SAVE_EVERY = 5.0  # seconds: how much of an answer a crash can take
 
-Say = Callable[[str], Awaitable[None]]
+Say = Callable[[Sequence[str]], Awaitable[None]]  # takes the pieces that came together
 
 
 class Busy(Exception):
@@ -51,15 +51,15 @@ async def _answer(state: State, question: Question, say: Say, stream: EventStrea
         turn = await store.begin(question, again=again)
     assert turn is not None
     if turn.answer is not None:
-        return await say(turn.answer)
+        return await say([turn.answer])
     said: list[str] = []
     ending = "error"
     try:
         messages = await store.history(turn, state["config"].chat_history_chars)
         if prompt := state["config"].system_prompt:
             messages.insert(0, {"role": "system", "content": prompt})
-        async with aclosing(state["llm"].chat_stream(question.model, messages)) as pieces:
-            await _tell(state, turn, pieces, say, said)
+        async with aclosing(state["llm"].chat_reads(question.model, messages)) as reads:
+            await _tell(state, turn, reads, say, said)
         ending = "done"
     except anyio.get_cancelled_exc_class():
         ending = "stopped" if stream.ended == "stopped" else "left"
@@ -69,11 +69,11 @@ async def _answer(state: State, question: Question, say: Say, stream: EventStrea
             await store.save(turn, join(said), ending)
 
 
-async def _tell(state: State, turn: Turn, pieces: Any, say: Say, said: list[str]) -> None:
+async def _tell(state: State, turn: Turn, reads: AsyncIterator[list[str]], say: Say, said: list[str]) -> None:
     saved_at = time.monotonic()
-    async for text in pieces:
-        said.append(text)
-        await say(text)
+    async for pieces in reads:
+        said += pieces
+        await say(pieces)
         if (now := time.monotonic()) - saved_at > SAVE_EVERY:
             saved_at = now
             await state["store"].save(turn, join(said), "running")

@@ -102,6 +102,13 @@ class LLM:
         ``model`` is an alias; ``messages`` are ``{"role", "content"}``, oldest first. Closing the generator closes
         the request. Raises `LLMError`, and `KeyError` for an alias that the settings do not name.
         """
+        async with aclosing(self.chat_reads(model, messages)) as reads:
+            async for pieces in reads:
+                for text in pieces:
+                    yield text
+
+    async def chat_reads(self, model: str, messages: Sequence[Message]) -> AsyncGenerator[list[str]]:
+        """Yield the same pieces, those that arrived together in one list: under load they can be sent together."""
         client = await self.client()
         import httpx2
         import openai
@@ -120,12 +127,15 @@ class LLM:
                 aclosing(body_of(response.http_response)) as chunks,
             ):
                 async for chunk in chunks:
-                    for text in answer.read(chunk):
-                        yield text
+                    pieces, failure = answer.take(chunk)
+                    if pieces:
+                        yield pieces
+                    if failure:
+                        raise failure
                     if answer.is_done:
                         break
-                for text in answer.end():
-                    yield text
+                if pieces := list(answer.end()):
+                    yield pieces
                 with anyio.move_on_after(0.1), contextlib.suppress(Exception):  # to its very end: the connection
                     async for _ in chunks:  # can be used again
                         pass
@@ -204,6 +214,16 @@ class Answer:
         self._whole = self._spoken = False
         self._rest: list[bytes] = []
         self._data: list[bytes] = []
+
+    def take(self, chunk: bytes) -> tuple[list[str], BrokenOff | None]:
+        """Return the text of the events that are complete with this chunk, also of those before a failure."""
+        pieces: list[str] = []
+        try:
+            for text in self.read(chunk):
+                pieces.append(text)
+        except BrokenOff as failure:
+            return pieces, failure
+        return pieces, None
 
     def read(self, chunk: bytes) -> Iterator[str]:
         """Yield the text of the events that are complete with this chunk. Raises `BrokenOff`."""

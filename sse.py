@@ -26,7 +26,7 @@ LAST_WORDS = 2.0  # seconds for the last frames of a stream that is stopped: its
 
 STOPPED = "The server is stopping. Ask again in a moment."
 
-Emit = Callable[[object], Awaitable[None]]
+Emit = Callable[..., Awaitable[None]]  # of one event or more, each any JSON value
 Write = Callable[[Emit], Awaitable[None]]
 
 
@@ -116,8 +116,8 @@ class EventStream(Response):
             tasks.cancel_scope.cancel()
         return failure
 
-    async def emit(self, event: object) -> None:
-        """Send one event: any JSON value, ASCII-escaped so that no character can end its line."""
+    async def emit(self, *events: object) -> None:
+        """Send events, a frame each, in one write: any JSON values, ASCII-escaped so that no character ends a line."""
         if self._scope.cancel_called:
             # A task that always finds its next piece waiting is never caught between two: it would relay to nobody.
             await anyio.lowlevel.checkpoint_if_cancelled()
@@ -126,10 +126,9 @@ class EventStream(Response):
         self._last = time.monotonic()
         if not self.pieces:
             self.first_at = self._last
-        self.pieces += 1
-        await self._send(
-            {"type": "http.response.body", "body": b"data: %b\n\n" % json.dumps(event).encode(), "more_body": True}
-        )
+        self.pieces += len(events)
+        body = b"".join([b"data: %b\n\n" % json.dumps(event).encode() for event in events])
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
 
     def stop(self) -> None:
         """End the stream because the server stops."""

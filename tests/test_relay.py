@@ -249,7 +249,14 @@ async def reports_an_error(exchange: Exchange) -> None:
     await exchange.done()
 
 
-@pytest.mark.parametrize("answer", [resets, stops_short, reports_an_error])
+async def reports_an_error_in_the_same_breath(exchange: Exchange) -> None:
+    await exchange.head()
+    piece = b'data: {"choices": [{"delta": {"content": "%s"}}]}\n\n'
+    await exchange.send(piece % b"Hel" + piece % b"lo" + b'data: {"error": {"message": "provider text"}}\n\n')
+    await exchange.done()
+
+
+@pytest.mark.parametrize("answer", [resets, stops_short, reports_an_error, reports_an_error_in_the_same_breath])
 def test_a_failure_later_ends_with_an_error_and_keeps_what_was_said(relay: Relay, model: ModelServer, answer: Any):
     url = relay()
     model.answer = answer

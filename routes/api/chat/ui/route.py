@@ -5,6 +5,7 @@ its history is ours: of the messages that the client sends, only the last questi
 for again, or a question that was edited, takes the place of the old one and of all that came after it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -33,18 +34,15 @@ async def POST(request: Request[State]) -> Response:
     async def write(emit: Emit) -> None:
         begun = False
 
-        async def say(text: str) -> None:
+        async def say(pieces: Sequence[str]) -> None:
             nonlocal begun
             if not begun:
                 begun = True
-                await emit(start)
-                await emit({"type": "start-step"})
-                await emit({"type": "text-start", "id": "text"})
-            await emit({"type": "text-delta", "id": "text", "delta": text})
+                await emit(start, {"type": "start-step"}, {"type": "text-start", "id": "text"})
+            await emit(*({"type": "text-delta", "id": "text", "delta": text} for text in pieces))
 
         await answer(state, question, say, stream, again=again)
-        for part in ({"type": "text-end", "id": "text"}, {"type": "finish-step"}, {"type": "finish"}):
-            await emit(part)
+        await emit({"type": "text-end", "id": "text"}, {"type": "finish-step"}, {"type": "finish"})
 
     stream = EventStream(
         write,
