@@ -322,6 +322,8 @@ def run_dev(config: Config) -> int:
     from uvicorn.supervisors.watchfilesreload import WatchFilesReload
     from watchfiles import watch
 
+    # Python takes a cached file for the new one when it is as long and was saved within the same second
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
     if config.webchat_token is None:  # one for this run, which the reloaded processes inherit
         os.environ["WEBCHAT_TOKEN"] = secrets.token_urlsafe(24)
     set_up_logging(config.log_level)
