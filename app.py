@@ -13,6 +13,7 @@ import secrets
 import shlex
 import socket
 import sys
+import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -342,11 +343,34 @@ def run_dev(config: Config) -> int:
     )
     reloader = WatchFilesReload(server, target=DevServer(server).run, sockets=[server.bind_socket()])
     reloader.watch_filter = Sources(config)  # pyright: ignore[reportAttributeAccessIssue]
+    reloader.should_exit = Flag()  # pyright: ignore[reportAttributeAccessIssue]
     options: dict[str, Any] = {"debounce": 200, "rust_timeout": 100, "yield_on_timeout": True}
     reloader.watcher = watch(*server.reload_dirs, watch_filter=None, stop_event=reloader.should_exit, **options)
     next(reloader.watcher)  # it watches from here on, so no change is missed while the app starts
     reloader.run()
     return 0
+
+
+class Flag:
+    """An event that a signal handler may set.
+
+    `threading.Event` takes a lock to be set: a second signal (make passes its own on) then waits for the first one's
+    handler, which it has interrupted, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout: float) -> bool:
+        if not self._is_set:
+            time.sleep(timeout)
+        return self._is_set
 
 
 class Sources:
