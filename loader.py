@@ -80,11 +80,16 @@ def load_routes(root: Path) -> list[Route]:
             )
             guards.update((path, ()) for _, path, _ in file.guards)
             problems.append(exc)
+    raise_together(problems, root)
+    return routes
+
+
+def raise_together(problems: Sequence[Exception], root: Path) -> None:
+    """Raise one problem as itself, several as an `ExceptionGroup`, none not at all."""
     if len(problems) == 1:
         raise problems[0]
     if problems:
         raise ExceptionGroup(f"{len(problems)} problems in {root.name}/", problems)
-    return routes
 
 
 def walk(root: Path, problems: list[Exception]) -> Iterator[RouteFile]:

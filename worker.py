@@ -27,7 +27,7 @@ from cronsim import CronSim, CronSimError
 
 from db import Conflict, Database, Row
 from errors import is_async
-from loader import Modules, RouteError
+from loader import Modules, RouteError, raise_together
 from router import positional
 
 logger = logging.getLogger("worker")
@@ -72,15 +72,15 @@ def load_jobs(root: Path) -> dict[str, JobFile]:
             continue
         shown = f"{root.name}/{file.name}"
         try:
-            jobs[file.stem] = job_file(file.stem, shown, vars(modules.load(file)))
+            found = vars(modules.load(file))
+        except Exception as exc:  # the module's own, with its traceback
+            problems.append(exc)
+            continue
+        try:
+            jobs[file.stem] = job_file(file.stem, shown, found)
         except ValueError as exc:
             problems.append(RouteError(f"{shown}: {exc}"))
-        except Exception as exc:
-            problems.append(exc)
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        raise ExceptionGroup(f"{len(problems)} problems in {root.name}/", problems)
+    raise_together(problems, root)
     return jobs
 
 
