@@ -40,6 +40,7 @@ from requestlog import RequestLog
 from router import Route, Router
 from state import State, open_state
 from store import NotFound, Reused, Running
+from webhooks import load_channels
 from worker import Worker, load_jobs
 
 logger = logging.getLogger("app")
@@ -50,10 +51,11 @@ def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[State]:
-        async with open_state(config, jobs, llm) as state:
+        async with open_state(config, jobs, channels, llm) as state:
             yield state
 
     routes, jobs = load_routes(config.routes_dir), load_jobs(config.routes_dir.parent / "jobs")
+    channels = load_channels(config.routes_dir.parent / "channels")
     app = App(exception_handlers=HANDLERS)
     app.max_body_bytes = config.max_body_bytes
     app.router = Router(routes, public=config.routes_dir.parent / "public", lifespan=lifespan)

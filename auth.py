@@ -1,6 +1,9 @@
-"""Who may come in: secrets compared in constant time, closed when unset."""
+"""Who may come in: secrets and signatures compared in constant time, closed when unset."""
 
+import hashlib
 import hmac
+import re
+import time
 
 from starlette.datastructures import Headers
 
@@ -37,3 +40,14 @@ def is_secret(given: str | None, secret: str | None) -> bool:
         return False
     sent = given.encode("latin-1", "replace")
     return any([hmac.compare_digest(sent, known.encode()) for known in secret.split(",")])  # all of them, always
+
+
+def is_signed(given: str | None, prefix: str, message: bytes, secret: str | None) -> bool:
+    """Whether a header's value is the prefix and the hex HMAC-SHA256 of a message, with any of the secrets."""
+    keys = secret.split(",") if secret else []
+    return is_secret(given, ",".join(prefix + hmac.digest(key.encode(), message, hashlib.sha256).hex() for key in keys))
+
+
+def is_recent(sent_at: str, tolerance: float = 300.0) -> bool:
+    """Whether a header's Unix seconds are now, give or take: an old request that is sent again is not."""
+    return bool(re.fullmatch("[0-9]{1,12}", sent_at)) and abs(time.time() - int(sent_at)) <= tolerance

@@ -1,6 +1,6 @@
 """One turn of a conversation: the question is stored, the model asked, the answer told and stored.
 
-What /api/chat and its variants share. Nothing here depends on how the answer is put on the wire.
+What /api/chat, its variants and the channels share. Nothing here depends on how the answer is put on the wire.
 """
 
 import hashlib
@@ -18,7 +18,9 @@ from db import Row
 from errors import BadRequest
 from sse import EventStream
 from state import State
-from store import Question, Turn
+from store import STALE, Question, Turn
+from store import State as AnswerState
+from worker import Job
 
 SAVE_EVERY = 5.0  # seconds: how much of an answer a crash can take
 
@@ -39,21 +41,55 @@ async def answer(state: State, question: Question, say: Say, stream: EventStream
     except anyio.WouldBlock:
         raise Busy from None
     try:
-        await _answer(state, question, say, stream, again)
+        await _turn(state, question, say, lambda: "stopped" if stream.ended == "stopped" else "left", again=again)
     finally:
         state["streams"].release_on_behalf_of(stream)
 
 
-async def _answer(state: State, question: Question, say: Say, stream: EventStream, again: bool) -> None:
+async def reply(state: State, job: Job, *, channel_id: str, text: str) -> str:
+    """Answer what somebody said in a channel, whole: in the conversation of the job's channel and the channel's id.
+
+    The job's id is the message's, so that a job that is tried again finds the answer that was given before. Raises
+    `ValueError` where nothing was said, and what `LLM.chat_stream` raises.
+    """
+    if not isinstance(text, str) or not text.strip():  # pyright: ignore[reportUnnecessaryIsInstance] - as it was sent
+        raise ValueError("a message without text")
+    channel = job["name"].removeprefix("webhook:")
+    question = Question(
+        conversation=f"{channel}:{channel_id}",
+        content=text,
+        channel=channel,
+        channel_id=channel_id,
+        message_id=job["id"],
+    )
+    said: list[str] = []
+
+    async def say(pieces: Sequence[str]) -> None:
+        said.extend(pieces)
+
+    # the claim on the job says that nobody else is writing this answer, however lately somebody was
+    await _turn(state, question, say, lambda: "stopped", stale=0.0)
+    return join(said)
+
+
+async def _turn(
+    state: State,
+    question: Question,
+    say: Say,
+    cancelled: Callable[[], AnswerState],
+    *,
+    again: bool = False,
+    stale: float = STALE,
+) -> None:
     store = state["store"]
     turn: Turn | None = None
     with anyio.CancelScope(shield=True):  # the client may leave now, but a turn that began must be finished
-        turn = await store.begin(question, again=again)
+        turn = await store.begin(question, again=again, stale=stale)
     assert turn is not None
     if turn.answer is not None:
         return await say([turn.answer])
     said: list[str] = []
-    ending = "error"
+    ending: AnswerState = "error"
     try:
         messages = await store.history(turn, state["config"].chat_history_chars)
         if prompt := state["config"].system_prompt:
@@ -62,7 +98,7 @@ async def _answer(state: State, question: Question, say: Say, stream: EventStrea
             await _tell(state, turn, reads, say, said)
         ending = "done"
     except anyio.get_cancelled_exc_class():
-        ending = "stopped" if stream.ended == "stopped" else "left"
+        ending = cancelled()
         raise
     finally:
         with anyio.CancelScope(shield=True):

@@ -4,6 +4,7 @@ The first of the three that names a variable wins; an empty value means unset. E
 variable, its name in capitals. README.md and .env.example list them all, and a test keeps the three equal.
 """
 
+import base64
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -76,6 +77,24 @@ def database_url(value: str) -> str:
     return value
 
 
+def token(value: str) -> str:
+    if not re.fullmatch("[!-~]+", value):
+        raise ValueError("a token of visible ASCII characters is wanted")
+    return value
+
+
+def signing_secret(value: str) -> str:
+    for one in secret(value).split(","):
+        try:
+            text = one.removeprefix("whsec_")
+            is_short = len(base64.b64decode(text + "=" * (-len(text) % 4), validate=True)) < 16
+        except ValueError:
+            is_short = True
+        if is_short:
+            raise ValueError("whsec_ and base64 of 16 bytes or more is wanted, as the sender shows it")
+    return value
+
+
 def setting(default: object, parse: Callable[[str], object] = str, *, hidden: bool = False) -> Any:
     return field(default=default, metadata={"parse": parse, "hidden": hidden})
 
@@ -103,6 +122,17 @@ class Config:
     chat_max_streams: int = setting(1000, integer(1, 10**6))
     conversation_days: int | None = setting(None, integer(1, 36_500))
     cron_interval: float | None = setting(None, seconds)
+    standard_webhooks_secret: str | None = setting(None, signing_secret, hidden=True)
+    slack_signing_secret: str | None = setting(None, secret, hidden=True)
+    slack_bot_token: str | None = setting(None, token, hidden=True)
+    slack_api_url: str = setting("https://slack.com/api", url)
+    telegram_webhook_secret: str | None = setting(None, secret, hidden=True)
+    telegram_bot_token: str | None = setting(None, token, hidden=True)
+    telegram_api_url: str = setting("https://api.telegram.org", url)
+    whatsapp_app_secret: str | None = setting(None, secret, hidden=True)
+    whatsapp_verify_token: str | None = setting(None, secret, hidden=True)
+    whatsapp_access_token: str | None = setting(None, token, hidden=True)
+    whatsapp_api_url: str = setting("https://graph.facebook.com/v24.0", url)
 
     @property
     def models(self) -> Mapping[str, str]:
@@ -113,6 +143,14 @@ class Config:
     def is_offline(self) -> bool:
         """Whether no model is configured, so that the embedded one answers."""
         return self.openai_api_key is None and self.openai_base_url is None
+
+
+# the channels that answer need a token to do it
+ANSWERED_WITH = {
+    "slack_signing_secret": "slack_bot_token",
+    "telegram_webhook_secret": "telegram_bot_token",
+    "whatsapp_app_secret": "whatsapp_access_token",
+}
 
 
 def load_config(environ: Mapping[str, str], project: Path = HERE) -> Config:
@@ -129,6 +167,12 @@ def load_config(environ: Mapping[str, str], project: Path = HERE) -> Config:
         except ValueError as exc:
             shown = "the value" if entry.metadata["hidden"] else repr(value)
             raise ConfigError(f"{name}: {shown} cannot be used: {exc}. Mend it in {source}.") from None
+    for opens, answers in ANSWERED_WITH.items():
+        if opens in values and answers not in values:
+            raise ConfigError(
+                f"{opens.upper()} is set, but {answers.upper()} is not: messages would come in that nobody can answer. "
+                "Set it too."
+            )
     return Config(**values)
 
 

@@ -22,15 +22,17 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
 from starlette.middleware import Middleware
 
 from router import VERBS, Guard, Handler, Route, Segment, positional
+
+T = TypeVar("T")
 
 
 class RouteError(Exception):
@@ -257,6 +259,34 @@ class Modules:
             sys.modules[name] = package
             self.packages[folder] = name
         return self.packages[folder]
+
+
+def load_files(root: Path, read: Callable[[str, str, Mapping[str, Any]], T]) -> dict[str, T]:
+    """Load the files of a folder that has no folders in it, by name; {} where there is no such folder.
+
+    ``read(name, shown, found)`` makes what is wanted of what a module defines, and raises `ValueError` with the mend.
+    A file whose name begins with ``_`` is left out. All problems are raised together, as `load_routes` does.
+    """
+    if not root.is_dir():
+        return {}
+    modules = Modules(root)
+    files: dict[str, T] = {}
+    problems: list[Exception] = []
+    for file in sorted(root.glob("*.py")):
+        if file.name.startswith("_"):
+            continue
+        try:
+            found = vars(modules.load(file))
+        except Exception as exc:  # the module's own, with its traceback
+            problems.append(exc)
+            continue
+        shown = _shown(root, file)
+        try:
+            files[file.stem] = read(file.stem, shown, found)
+        except ValueError as exc:
+            problems.append(RouteError(f"{shown}: {exc}"))
+    raise_together(problems, root)
+    return files
 
 
 def escape(name: str) -> str:

@@ -6,15 +6,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypedDict
 
 import anyio
+import httpx
 
 from config import Config
 from db import database
 from llm import LLM
 from sse import draining
 from store import Store
+from webhooks import Channel
 from worker import JobFile, Worker
 
 logger = logging.getLogger("worker")
+
+HTTP_TIMEOUT = 10.0  # seconds, for each of connecting, sending and waiting
 
 
 class State(TypedDict):
@@ -24,12 +28,17 @@ class State(TypedDict):
     llm: LLM
     store: Store
     worker: Worker
+    channels: Mapping[str, Channel]
+    http: httpx.AsyncClient
     streams: anyio.CapacityLimiter
 
 
 @asynccontextmanager
 async def open_state(
-    config: Config, jobs: Mapping[str, JobFile] | None = None, llm: LLM | None = None
+    config: Config,
+    jobs: Mapping[str, JobFile] | None = None,
+    channels: Mapping[str, Channel] | None = None,
+    llm: LLM | None = None,
 ) -> AsyncGenerator[State]:
     """Open what the app needs, and close it again in the reverse order. Raises `ConfigError`."""
     async with AsyncExitStack() as stack:
@@ -41,12 +50,16 @@ async def open_state(
         await stack.enter_async_context(draining(config.shutdown_grace))
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(llm.warm)  # the import takes half a second, and the port need not wait for it
-        worker = Worker(db, jobs or {})
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=HTTP_TIMEOUT))
+        channels = channels or {}
+        worker = Worker(db, {**(jobs or {}), **{channel.job.name: channel.job for channel in channels.values()}})
         state = State(
             config=config,
             llm=llm,
             store=Store(db),
             worker=worker,
+            channels=channels,
+            http=http,
             streams=anyio.CapacityLimiter(config.chat_max_streams),
         )
         worker.state = state

@@ -59,12 +59,13 @@ class Store:
         self.db = db
         self.clock = clock
 
-    async def begin(self, question: Question, *, again: bool = False) -> Turn:
+    async def begin(self, question: Question, *, again: bool = False, stale: float = STALE) -> Turn:
         """Store a question, making its conversation where there is none, and the empty answer behind it.
 
         A repeated ``message_id`` stores nothing: it gives the finished answer, or the right to write it once more
         where it was not finished. With ``again`` the answer is always written once more, to the question as it is
-        now, and what came after it is deleted. Raises `NotFound` for a conversation of another channel, `Running`,
+        now, and what came after it is deleted. A running answer that was not touched for ``stale`` seconds counts as
+        not finished. Raises `NotFound` for a conversation of another channel, `Running`,
         `Reused`.
         """
         now, turn = self.clock(), uuid4().hex
@@ -102,7 +103,7 @@ class Store:
                 "AND channel = $8 AND COALESCE(channel_id, '') = COALESCE($9, '')) RETURNING seq",
                 (
                     *(question.conversation, question.message_id, question.content, turn, now),
-                    *(int(again), now - STALE, question.channel, question.channel_id),
+                    *(int(again), now - stale, question.channel, question.channel_id),
                 ),
             ),
             (

@@ -27,7 +27,7 @@ from cronsim import CronSim, CronSimError
 
 from db import Conflict, Database, Row
 from errors import is_async
-from loader import Modules, RouteError, raise_together
+from loader import load_files
 from router import positional
 
 logger = logging.getLogger("worker")
@@ -62,26 +62,7 @@ class JobFile:
 
 def load_jobs(root: Path) -> dict[str, JobFile]:
     """Load the files of a jobs folder, by name; {} where there is none. Problems are raised as `load_routes` does."""
-    if not root.is_dir():
-        return {}
-    modules = Modules(root)
-    jobs: dict[str, JobFile] = {}
-    problems: list[Exception] = []
-    for file in sorted(root.glob("*.py")):
-        if file.name.startswith("_"):
-            continue
-        shown = f"{root.name}/{file.name}"
-        try:
-            found = vars(modules.load(file))
-        except Exception as exc:  # the module's own, with its traceback
-            problems.append(exc)
-            continue
-        try:
-            jobs[file.stem] = job_file(file.stem, shown, found)
-        except ValueError as exc:
-            problems.append(RouteError(f"{shown}: {exc}"))
-    raise_together(problems, root)
-    return jobs
+    return load_files(root, job_file)
 
 
 def job_file(name: str, shown: str, found: Mapping[str, Any]) -> JobFile:
@@ -294,7 +275,6 @@ class Worker:
             self._wake.set()
 
     async def _work(self, row: Row, file: JobFile) -> None:
-        job: Job = {name: row[name] for name in ("id", "name", "attempts")} | {"payload": json.loads(row["payload"])}
         failure: Exception | None = None
         with anyio.CancelScope() as scope:
             self._running[row["id"]] = scope
@@ -303,7 +283,7 @@ class Worker:
                     tasks.start_soon(self._renew, row, scope)
                     try:
                         with anyio.fail_after(file.timeout):
-                            await self._call(file, job)
+                            await self._call(file, row)
                     except Exception as exc:
                         failure = exc
                     tasks.cancel_scope.cancel()
@@ -317,7 +297,8 @@ class Worker:
             else:
                 await self._fail(row, file, failure)
 
-    async def _call(self, file: JobFile, job: Job) -> None:
+    async def _call(self, file: JobFile, row: Row) -> None:
+        job: Job = {name: row[name] for name in ("id", "name", "attempts")} | {"payload": json.loads(row["payload"])}
         arguments = (job, self.state)[: positional(file.run)]
         if is_async(file.run):
             await file.run(*arguments)

@@ -106,3 +106,17 @@ def test_the_example_file_names_every_setting_with_its_default():
 def test_the_readme_names_every_setting_with_its_default():
     rows = re.findall(r"^\| `([A-Z_]+)` \| (.+?) \|", (HERE / "README.md").read_text(), re.MULTILINE)
     assert {name: "" if default == "unset" else default.strip("`") for name, default in rows} == DEFAULTS
+
+
+@pytest.mark.parametrize("name", ["SLACK_SIGNING_SECRET", "TELEGRAM_WEBHOOK_SECRET", "WHATSAPP_APP_SECRET"])
+def test_a_channel_that_could_not_answer_stops_the_start(tmp_path: Path, name: str):
+    with pytest.raises(ConfigError, match=f"{name} is set, but .*_TOKEN is not.* Set it too"):
+        load_config({name: "s"}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "value", ["whsec_", "whsec_c2hvcnQ=", "no base64!", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw,x"]
+)
+def test_a_standard_webhooks_secret_is_whsec_and_base64(tmp_path: Path, value: str):
+    with pytest.raises(ConfigError, match=r"whsec_ and base64 of 16 bytes or more is wanted"):
+        load_config({"STANDARD_WEBHOOKS_SECRET": value}, tmp_path)

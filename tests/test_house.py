@@ -2,6 +2,8 @@
 
 import ast
 import sys
+from dataclasses import fields
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,17 @@ from app import create_app
 from config import ROUTES, Config
 from loader import load_routes
 from router import Route
+from webhooks import load_channels
 
 HERE = Path(__file__).resolve().parent.parent
 
 # A module may import those of the floors below its own. A new module is placed here, or the first test fails.
 FLOORS = [
     {"app"},
-    {"routes", "jobs"},  # every file of the folder; one file of it never imports another
+    {"routes", "jobs", "channels"},  # every file of the folder; one file of it never imports another
     {"chat"},
     {"state"},
+    {"webhooks"},
     {"llm", "sse", "store", "worker"},
     {"offline", "db"},
     {"loader"},
@@ -28,7 +32,8 @@ FLOORS = [
     {"auth", "config", "errors"},
 ]
 FLOOR = {name: number for number, floor in enumerate(reversed(FLOORS)) for name in floor}
-MODULES = sorted([*HERE.glob("*.py"), *(HERE / "routes").rglob("*.py"), *(HERE / "jobs").rglob("*.py")])
+FOLDERS = ("routes", "jobs", "channels")
+MODULES = sorted([*HERE.glob("*.py"), *(file for folder in FOLDERS for file in (HERE / folder).rglob("*.py"))])
 
 # What anybody may ask: "METHOD /path", with the reason beside it.
 OPEN = {"GET /api/health"}  # a monitor has no secret to lose, and it says only ok
@@ -92,13 +97,30 @@ def closed_doors() -> list[tuple[Route, str]]:
     return [(route, method) for route, method in doors() if f"{method} {route.path}" not in OPEN]
 
 
-@pytest.mark.parametrize("secrets", [{}, {"webchat_token": "t", "cron_secret": "s"}], ids=["unset", "set"])
+CHANNELS = sorted(load_channels(HERE / "channels"))
+SECRETS: dict[str, Any] = {
+    entry.name: "c2VjcmV0LXRoYXQtaXMtc2V0" for entry in fields(Config) if entry.metadata["hidden"]
+}
+
+
+@pytest.mark.parametrize("secrets", [{}, SECRETS], ids=["unset", "set"])
 @pytest.mark.parametrize(("route", "method"), closed_doors(), ids=lambda value: getattr(value, "path", value))
 def test_every_route_is_401_without_a_credential(tmp_path: Path, route: Route, method: str, secrets: dict[str, Any]):
     params: dict[str, Any] = {s.text: ["x"] if s.rank > 1 else "x" for s in route.segments if s.rank}
-    path = route.url_path_for(route.path, **params)
-    with TestClient(create_app(Config(database_url=f"sqlite:///{tmp_path}/a.db", **secrets))) as client:
-        for headers in ({}, {"Authorization": "Bearer"}, {"Authorization": "Bearer None"}, {"X-Cron-Secret": ""}):
+    paths = [
+        route.url_path_for(route.path, **params | {"channel": channel} if "channel" in params else params)
+        for channel in (CHANNELS if "channel" in params else [""])
+    ]
+    settings: dict[str, Any] = {**secrets, "database_url": f"sqlite:///{tmp_path}/a.db"}
+    config = Config(**settings)
+    with TestClient(create_app(config)) as client:
+        nothing: list[dict[str, str]] = [
+            {},
+            {"Authorization": "Bearer"},
+            {"Authorization": "Bearer None"},
+            {"X-Cron-Secret": ""},
+        ]
+        for path, headers in product(paths, nothing):
             response = client.request(method, path, headers=headers)
             assert response.status_code == 401
             assert response.headers["www-authenticate"] == "Bearer"

@@ -1,0 +1,61 @@
+"""WhatsApp Cloud API (https://developers.facebook.com/docs/whatsapp/cloud-api): a message is answered by the model."""
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request
+
+from auth import is_secret, is_signed
+from chat import reply
+from state import State
+from worker import Job
+
+from ._send import messages, send
+
+attempts = 5
+
+
+def verify(request: Request[State], body: bytes) -> bool:
+    given = request.headers.get("x-hub-signature-256", "")
+    return is_signed(given, "sha256=", body, request.state["config"].whatsapp_app_secret)
+
+
+def challenge(request: Request[State]) -> str | None:
+    """Meta asks once whether this address is ours."""
+    query = request.query_params
+    if query.get("hub.mode") == "subscribe" and is_secret(
+        query.get("hub.verify_token"), request.state["config"].whatsapp_verify_token
+    ):
+        return query.get("hub.challenge")
+    return None
+
+
+def events(payload: Any) -> Sequence[Any]:
+    """Each text of a delivery, which may hold several, and much else: that a message was read, for one."""
+    values = [change["value"] for entry in payload["entry"] for change in entry["changes"]]
+    found = [(value, message) for value in values for message in value.get("messages", ())]
+    return [
+        {"from_us": value["metadata"]["phone_number_id"], "message": message}
+        for value, message in found
+        if message["type"] == "text"
+    ]
+
+
+def key(request: Request[State], event: Any) -> str:
+    return event["message"]["id"]
+
+
+def lane(event: Any) -> str:
+    return event["message"]["from"]
+
+
+async def run(job: Job, state: State) -> None:
+    event, config = job["payload"], state["config"]
+    person = event["message"]["from"]
+    answer = await reply(state, job, channel_id=person, text=event["message"]["text"]["body"])
+    url = f"{config.whatsapp_api_url}/{quote(event['from_us'], safe='')}/messages"
+    headers = {"Authorization": f"Bearer {config.whatsapp_access_token}"}
+    for text in messages(answer):
+        body = {"messaging_product": "whatsapp", "to": person, "type": "text", "text": {"body": text}}
+        await send(state, url, body, headers)

@@ -1,0 +1,568 @@
+"""POST /api/webhooks/[channel], by the front door: a sender's API is a server of the test's own on a real socket."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from app import create_app
+from auth import is_signed
+from channels import standard
+from config import HERE, Config
+from db import database
+from loader import RouteError
+from tests.conftest import SECRET, TOKEN, Serve
+from tests.servers import Exchange, ModelServer, serving, wait_until, write_tree
+
+WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+SETTINGS = {
+    "standard_webhooks_secret": WHSEC,
+    "slack_signing_secret": "slack-secret",
+    "slack_bot_token": "xoxb-1",
+    "telegram_webhook_secret": "telegram-secret",
+    "telegram_bot_token": "7:AA",
+    "whatsapp_app_secret": "whatsapp-secret",
+    "whatsapp_verify_token": "verify-me",
+    "whatsapp_access_token": "EAA",
+}
+
+NOW = "UPDATE job SET run_at = 0 WHERE token IS NULL AND done_at IS NULL"  # the next attempt is due
+
+Headers = dict[str, str]
+
+
+class SenderAPI:
+    """What Slack, Telegram and WhatsApp are told, and what they say to it."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str | None, Any]] = []  # path, Authorization, body
+        self.answers: list[Response] = []  # the next ones; then all is well
+        self.url = ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = Request(scope, receive)
+            self.told.append((request.url.path, request.headers.get("authorization"), await request.json()))
+            answer = self.answers.pop(0) if self.answers else JSONResponse({"ok": True})
+            await answer(scope, receive, send)
+
+    @property
+    def texts(self) -> list[str]:
+        return [body["text"] for _, _, body in self.told]
+
+
+@pytest.fixture
+def api() -> Iterator[SenderAPI]:
+    api = SenderAPI()
+    with serving(api, lifespan="off") as api.url:
+        yield api
+
+
+@pytest.fixture
+def url(serve: Serve, api: SenderAPI, model: ModelServer, database_url: str) -> str:
+    """The app with every channel open, on one database engine after the other."""
+    apis = {f"{name}_api_url": f"{api.url}/{name}" for name in ("slack", "telegram", "whatsapp")}
+    return serve(openai_base_url=model.url, database_url=database_url, **SETTINGS, **apis)
+
+
+def post(url: str, channel: str, body: bytes, headers: Headers) -> httpx.Response:
+    return httpx.post(f"{url}/api/webhooks/{channel}", content=body, headers=headers, trust_env=False, timeout=20)
+
+
+def hexmac(secret: str, message: bytes) -> str:
+    return hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()
+
+
+def signed(channel: str, body: bytes, id: str = "msg_1", at: int | None = None) -> Headers:
+    """The headers that a sender puts on a body."""
+    now = int(time.time()) if at is None else at
+    if channel == "standard":
+        signature = Webhook(WHSEC).sign(id, datetime.fromtimestamp(now, UTC), body.decode())
+        return {"webhook-id": id, "webhook-timestamp": str(now), "webhook-signature": signature}
+    if channel == "slack":
+        signature = "v0=" + hexmac("slack-secret", b"v0:%d:%b" % (now, body))
+        return {"X-Slack-Request-Timestamp": str(now), "X-Slack-Signature": signature}
+    if channel == "telegram":
+        return {"X-Telegram-Bot-Api-Secret-Token": "telegram-secret"}
+    return {"X-Hub-Signature-256": "sha256=" + hexmac("whatsapp-secret", body)}
+
+
+def deliver(url: str, channel: str, payload: Any, **options: Any) -> httpx.Response:
+    body = json.dumps(payload).encode()
+    return post(url, channel, body, signed(channel, body, **options))
+
+
+def telegram(text: str = "Hi", chat: int = 42, update: int | None = None) -> Any:
+    update = update or uuid4().int % 10**9
+    return {"update_id": update, "message": {"message_id": 1, "chat": {"id": chat, "type": "private"}, "text": text}}
+
+
+def slack(text: str = "Hi", **event: Any) -> Any:
+    event = {"type": "message", "channel_type": "im", "channel": "D1", "user": "U1", "ts": "1.2", "text": text} | event
+    return {"type": "event_callback", "event_id": f"Ev{uuid4().hex}", "event": event}
+
+
+def whatsapp(*messages: tuple[str, str], **value: Any) -> Any:
+    texts = [
+        {"from": person, "id": f"wamid.{uuid4().hex}", "type": "text", "text": {"body": text}}
+        for person, text in messages
+    ]
+    value = {"messaging_product": "whatsapp", "metadata": {"phone_number_id": "555"}, "messages": texts} | value
+    return {"object": "whatsapp_business_account", "entry": [{"changes": [{"field": "messages", "value": value}]}]}
+
+
+PAYLOADS: dict[str, Callable[[], Any]] = {
+    "standard": lambda: {"type": "invoice.paid", "timestamp": "2026-11-23T08:00:00Z", "data": {"id": 1}},
+    "slack": slack,
+    "telegram": telegram,
+    "whatsapp": lambda: whatsapp(("49170", "Hi")),
+}
+
+
+def new(response: httpx.Response) -> int:
+    assert response.status_code == 200, response.text
+    return response.json()["data"]["new"]
+
+
+def overview(url: str) -> Any:
+    return httpx.get(f"{url}/api/jobs", headers={"X-Cron-Secret": SECRET}, trust_env=False).json()["data"]
+
+
+def until_dead(url: str, database_url: str, count: int) -> list[Any]:
+    """Put off no attempt, until so many jobs have failed for good."""
+
+    def dead() -> bool:
+        asyncio.run(write(database_url, NOW))
+        deliver(url, "telegram", telegram("wake up", chat=1))  # what is put wakes the worker
+        time.sleep(0.1)
+        return len(overview(url)["failed"]) >= count
+
+    wait_until(dead, 30)
+    return overview(url)["failed"]
+
+
+# What is answered, later.
+
+
+def test_telegram_a_message_is_answered_by_the_model(url: str, api: SenderAPI, model: ModelServer):
+    assert new(deliver(url, "telegram", telegram("Wie geht's? 👋"))) == 1
+    wait_until(lambda: api.told)
+    assert api.told == [("/telegram/bot7:AA/sendMessage", None, {"chat_id": 42, "text": "Hello"})]
+    assert model.asked[0]["messages"] == [{"role": "user", "content": "Wie geht's? 👋"}]
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    said = httpx.get(
+        f"{url}/api/conversations/telegram:42?channel=telegram&channelId=42", headers=headers, trust_env=False
+    ).json()
+    assert [(m["role"], m["content"], m["state"]) for m in said["data"]["messages"]] == [
+        ("user", "Wie geht's? 👋", "done"),
+        ("assistant", "Hello", "done"),
+    ]
+    assert said["data"]["channelId"] == "42"
+
+
+def test_slack_a_direct_message_is_answered_by_the_model(url: str, api: SenderAPI, model: ModelServer):
+    assert new(deliver(url, "slack", slack("a &lt; b &amp;amp; c"))) == 1
+    wait_until(lambda: api.told)
+    assert api.told == [("/slack/chat.postMessage", "Bearer xoxb-1", {"channel": "D1", "text": "Hello"})]
+    assert model.asked[0]["messages"][-1]["content"] == "a < b &amp; c"
+
+
+def test_slack_a_mention_is_answered_in_its_thread_and_nobody_is_called(url: str, api: SenderAPI, model: ModelServer):
+    async def shout(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta("<!channel> & co", "stop")
+        await exchange.done()
+
+    model.answer = shout
+    deliver(url, "slack", slack("<@U0> hi", type="app_mention", channel="C1", channel_type=None, thread_ts="9.9"))
+    wait_until(lambda: api.told)
+    assert api.told[0][2] == {"channel": "C1", "thread_ts": "9.9", "text": "&lt;!channel&gt; &amp; co"}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{"bot_id": "B1"}, {"subtype": "message_changed"}, {"channel_type": "channel"}, {"type": "reaction_added"}],
+)
+def test_slack_what_is_not_said_to_the_bot_is_ignored(serve: Serve, event: dict[str, Any], model: ModelServer):
+    assert new(deliver(serve(**SETTINGS), "slack", slack(**event))) == 0
+
+
+def test_slack_asks_whether_the_address_is_ours(serve: Serve):
+    url = serve(**SETTINGS)
+    response = deliver(url, "slack", {"type": "url_verification", "challenge": "3eZb"})
+    assert (response.status_code, response.json()) == (200, {"challenge": "3eZb"})
+    body = b'{"type": "url_verification", "challenge": "3eZb"}'
+    assert post(url, "slack", body, {}).status_code == 401
+
+
+def test_whatsapp_every_message_of_a_delivery_is_answered(url: str, api: SenderAPI):
+    assert new(deliver(url, "whatsapp", whatsapp(("49170", "One"), ("49171", "Two")))) == 2
+    wait_until(lambda: len(api.told) == 2)
+    assert {(path, token, body["to"], body["text"]["body"]) for path, token, body in api.told} == {
+        ("/whatsapp/555/messages", "Bearer EAA", "49170", "Hello"),
+        ("/whatsapp/555/messages", "Bearer EAA", "49171", "Hello"),
+    }
+    assert new(deliver(url, "whatsapp", whatsapp(statuses=[{"id": "wamid.1", "status": "read"}]))) == 0
+
+
+def test_whatsapp_asks_whether_the_address_is_ours(serve: Serve):
+    query = {"hub.mode": "subscribe", "hub.verify_token": "verify-me", "hub.challenge": "<b>1158</b>"}
+    address = f"{serve(**SETTINGS)}/api/webhooks/whatsapp"
+    response = httpx.get(address, params=query, trust_env=False)
+    assert (response.status_code, response.text) == (200, "<b>1158</b>")
+    assert response.headers["content-type"].startswith("text/plain")
+    for wrong in ({"hub.verify_token": "other"}, {"hub.mode": "unsubscribe"}, {"hub.challenge": None}):
+        sent = {name: value for name, value in (query | wrong).items() if value is not None}
+        assert httpx.get(address, params=sent, trust_env=False).status_code == 401
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the routes and channels, to which a test adds files."""
+    for folder in ("routes", "channels"):
+        shutil.copytree(HERE / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_standard_an_event_goes_to_the_job_of_its_type(serve: Serve, project: Path, database_url: str):
+    job = f"import json, pathlib\ndef run(job): pathlib.Path({str(project / 'ran')!r}).write_text(json.dumps(job))\n"
+    write_tree(project, {"jobs/on_invoice_paid.py": job})
+    url = serve(routes_dir=project / "routes", database_url=database_url, **SETTINGS)
+    payload = PAYLOADS["standard"]()
+    assert new(deliver(url, "standard", payload, id="msg_7")) == 1
+    wait_until((project / "ran").exists)
+    wait_until(lambda: (project / "ran").read_text())
+    ran = json.loads((project / "ran").read_text())
+    assert (ran["name"], ran["payload"]) == ("on_invoice_paid", payload)
+    assert new(deliver(url, "standard", payload, id="msg_7")) == 0
+
+
+def test_standard_an_event_without_a_job_is_kept_and_says_which_file_to_write(
+    url: str, database_url: str, caplog: pytest.LogCaptureFixture
+):
+    deliver(url, "standard", {"type": "forget_conversations"}, id="msg_8")
+    [dead] = until_dead(url, database_url, 1)
+    assert (dead["id"], dead["name"]) == ("standard:msg_8", "webhook:standard")
+    assert "write jobs/on_forget_conversations.py with a function run(job)" in caplog.text
+
+
+# The answer to the sender.
+
+
+def test_the_answer_does_not_wait_for_the_model(url: str, api: SenderAPI, model: ModelServer):
+    released = threading.Event()
+
+    async def slow(exchange: Exchange) -> None:
+        await exchange.head()
+        await asyncio.to_thread(released.wait, 20)
+        await exchange.delta("At last", "stop")
+        await exchange.done()
+
+    model.answer = slow
+    assert deliver(url, "telegram", telegram()).status_code == 200
+    wait_until(lambda: model.asked)
+    assert api.told == []
+    released.set()
+    wait_until(lambda: api.texts == ["At last"])
+
+
+@pytest.mark.parametrize("channel", PAYLOADS)
+def test_what_is_delivered_again_is_absorbed(url: str, model: ModelServer, channel: str):
+    payload = PAYLOADS[channel]()
+    assert new(deliver(url, channel, payload)) == 1
+    assert new(deliver(url, channel, payload)) == 0
+    assert len(model.asked) <= 1
+
+
+def test_messages_of_one_chat_are_answered_in_order(url: str, api: SenderAPI, model: ModelServer):
+    async def echo(exchange: Exchange) -> None:
+        await exchange.head()
+        await asyncio.sleep(0.02 if "0" in exchange.body["messages"][-1]["content"] else 0)
+        await exchange.delta(exchange.body["messages"][-1]["content"], "stop")
+        await exchange.done()
+
+    model.answer = echo
+    for number in range(6):
+        deliver(url, "telegram", telegram(f"{number}"))
+        deliver(url, "telegram", telegram("other", chat=43))
+    wait_until(lambda: len(api.told) == 12)
+    assert [text for text in api.texts if text != "other"] == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_an_answer_that_could_not_be_sent_is_sent_again_without_asking_the_model_again(
+    url: str, api: SenderAPI, model: ModelServer, database_url: str
+):
+    api.answers = [JSONResponse({"ok": False}, 500)]
+    deliver(url, "telegram", telegram("Hi"))
+    wait_until(lambda: len(api.told) == 1)
+
+    def sent() -> bool:
+        asyncio.run(write(database_url, NOW))
+        deliver(url, "standard", {"type": "nothing"}, id=uuid4().hex)  # what is put wakes the worker
+        return len(api.told) == 2
+
+    wait_until(sent)
+    assert api.told[0] == api.told[1]
+    assert len(model.asked) == 1
+
+
+def test_a_long_answer_is_sent_in_several_messages(url: str, api: SenderAPI, model: ModelServer):
+    answer = "\n".join(["👋" * 900] * 6) + "x" * 9000
+
+    async def long(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta(answer, "stop")
+        await exchange.done()
+
+    model.answer = long
+    deliver(url, "telegram", telegram())
+    wait_until(lambda: sum(len(text) for text in api.texts) >= 14_400 - 6)
+    assert all(len(text.encode("utf-16-le")) <= 8192 for text in api.texts)
+    assert "".join(api.texts).replace("\n", "") == answer.replace("\n", "")
+
+
+def test_no_token_of_ours_is_logged(url: str, api: SenderAPI, database_url: str, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.DEBUG)
+    api.answers = [JSONResponse({"ok": False, "error": "no"}, status) for status in (401, 403, 500)]
+    deliver(url, "telegram", telegram("a secret text"))
+    wait_until(lambda: "failed, and will be tried again" in caplog.text)
+    assert "answered 401" in caplog.text
+    ours = [r for r in caplog.records if r.name in ("worker", "webhooks", "app", "requests")]
+    text = "\n".join(logging.Formatter().format(record) for record in ours)
+    assert not [word for word in ("7:AA", "telegram-secret", "a secret text") if word in text]
+
+
+# What is refused.
+
+
+WRONG: list[tuple[str, Callable[[bytes], Headers]]] = [
+    *((channel, lambda body: {}) for channel in PAYLOADS),
+    ("telegram", lambda body: {"X-Telegram-Bot-Api-Secret-Token": "telegram-secre"}),
+    ("telegram", lambda body: {"X-Telegram-Bot-Api-Secret-Token": "None"}),
+    ("telegram", lambda body: {"X-Telegram-Bot-Api-Secret-Token": ""}),
+    ("slack", lambda body: signed("slack", body, at=int(time.time()) - 400)),
+    ("slack", lambda body: signed("slack", body, at=int(time.time()) + 400)),
+    ("slack", lambda body: signed("slack", body) | {"X-Slack-Request-Timestamp": "now"}),
+    ("slack", lambda body: signed("slack", body) | {"X-Slack-Request-Timestamp": "9" * 5000}),
+    ("slack", lambda body: signed("slack", body) | {"X-Slack-Signature": "v0="}),
+    ("slack", lambda body: signed("slack", body) | {"X-Slack-Signature": "v1=" + "0" * 64}),
+    ("slack", lambda body: signed("slack", body + b" ")),
+    ("whatsapp", lambda body: signed("whatsapp", body[:-1])),
+    ("whatsapp", lambda body: {"X-Hub-Signature-256": hexmac("whatsapp-secret", body)}),
+    ("whatsapp", lambda body: {"X-Hub-Signature-256": "sha256=" + hexmac("", body)}),
+    ("whatsapp", lambda body: {"X-Hub-Signature-256": "sha256=" + hexmac("None", body)}),
+    ("standard", lambda body: signed("standard", body, at=int(time.time()) - 400)),
+    ("standard", lambda body: signed("standard", body) | {"webhook-id": "msg_2"}),
+    ("standard", lambda body: signed("standard", body) | {"webhook-signature": "v1,"}),
+    ("standard", lambda body: signed("standard", body) | {"webhook-signature": "v1"}),
+    ("standard", lambda body: signed("standard", body) | {"webhook-signature": "v2,AAAA v1,!!!! ,"}),
+    ("standard", lambda body: signed("standard", body) | {"webhook-timestamp": "1e9"}),
+]
+
+
+@pytest.mark.parametrize(("channel", "headers"), WRONG)
+def test_what_is_not_the_senders_is_401(
+    serve: Serve, model: ModelServer, channel: str, headers: Callable[[bytes], Headers]
+):
+    url = serve(openai_base_url=model.url, **SETTINGS)
+    body = json.dumps(PAYLOADS[channel]()).encode()
+    response = post(url, channel, body, headers(body))
+    assert (response.status_code, response.json()) == (401, {"error": "Unauthorized"})
+    assert model.asked == []
+    assert overview(url)["due"] == []
+
+
+@pytest.mark.parametrize("channel", PAYLOADS)
+def test_a_channel_without_its_secret_is_closed_to_everything(serve: Serve, channel: str):
+    url = serve()
+    body = json.dumps(PAYLOADS[channel]()).encode()
+    headers = {"X-Telegram-Bot-Api-Secret-Token": "None"} if channel == "telegram" else signed(channel, body)
+    for method in ("GET", "HEAD", "POST"):
+        query = {"hub.mode": "subscribe", "hub.verify_token": "None", "hub.challenge": "1"}
+        address = f"{url}/api/webhooks/{channel}"
+        sent = httpx.request(method, address, content=body, headers=headers, params=query, trust_env=False)
+        assert sent.status_code == 401
+
+
+@pytest.mark.parametrize("channel", PAYLOADS)
+def test_two_secrets_are_good_while_one_replaces_the_other(serve: Serve, channel: str):
+    names = [name for name in SETTINGS if name.startswith(channel) and "secret" in name]
+    other = "whsec_bmV3LXNlY3JldC1uZXctc2VjcmV0" if channel == "standard" else "new"
+    url = serve(**SETTINGS | {name: f"{other},{SETTINGS[name]}" for name in names})
+    assert new(deliver(url, channel, PAYLOADS[channel]())) == 1
+
+
+def test_the_path_says_which_sender_and_an_unknown_one_is_404(serve: Serve):
+    assert post(serve(**SETTINGS), "myspace", b"{}", {}).status_code == 404
+
+
+@pytest.mark.parametrize("channel", PAYLOADS)
+@pytest.mark.parametrize("body", ["", "{", "\u00e9{}", '{"a": ' + "9" * 5000 + "}"])
+def test_what_is_not_json_is_400(serve: Serve, channel: str, body: str):
+    raw = body.encode()
+    response = post(serve(**SETTINGS), channel, raw, signed(channel, raw))
+    assert (response.status_code, response.json()["details"][0]["field"]) == (400, "body")
+
+
+def test_a_body_over_the_limit_is_413(serve: Serve):
+    url = serve(max_body_bytes=1000, **SETTINGS)
+    assert deliver(url, "telegram", telegram("x" * 1000)).status_code == 413
+
+
+def test_json_that_is_nested_as_deeply_as_can_be_is_never_500(serve: Serve):
+    url = serve(**SETTINGS)
+    statuses = set[int]()
+    for depth in range(850, 1050, 7):
+        body = b'{"update_id": %d, "a": ' % depth + b"[" * depth + b"]" * depth + b"}"
+        statuses.add(post(url, "telegram", body, signed("telegram", body)).status_code)
+    assert statuses <= {200, 400}
+
+
+async def test_a_body_that_does_not_come_is_408(serve: Serve):
+    url = httpx.URL(serve(**SETTINGS))
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"POST /api/webhooks/telegram HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+    assert b" 408 " in await asyncio.wait_for(reader.readline(), 20)
+    writer.close()
+
+
+ABSURD: list[tuple[str, Any]] = [
+    ("telegram", []),
+    ("telegram", 7),
+    ("telegram", None),
+    ("telegram", {}),
+    ("telegram", {"update_id": None, "message": {"chat": {"id": 1}, "text": " "}}),
+    ("telegram", {"update_id": 1001, "message": "nonsense"}),
+    ("telegram", {"update_id": 1002, "message": {"chat": {"id": 1}, "text": 5}}),
+    ("telegram", {"update_id": 1003, "message": {"chat": {"id": 1}, "text": " "}}),
+    ("telegram", {"update_id": 1004, "message": {"chat": {"id": 1}, "text": "half \ud83d of a pair"}}),
+    ("telegram", {"update_id": 1005, "message": {"chat": [], "text": "x"}}),
+    ("telegram", {"update_id": "\0" + "x" * 5000, "message": {"chat": {"id": "\ud800"}, "text": 1}}),
+    ("slack", {}),
+    ("slack", {"type": "event_callback", "event": []}),
+    ("slack", {"type": "event_callback", "event_id": {}, "event": {"type": "app_mention"}}),
+    ("whatsapp", {"entry": 5}),
+    ("whatsapp", {"entry": [{"changes": [{"value": {"messages": [{}]}}]}]}),
+    ("standard", "text"),
+    ("standard", {"type": 5}),
+]
+
+
+def test_what_is_signed_but_absurd_is_kept_as_a_dead_letter_and_stops_nothing(
+    url: str, database_url: str, api: SenderAPI
+):
+    for number, (channel, payload) in enumerate(ABSURD):
+        response = deliver(url, channel, payload, id=f"msg_{number}")
+        assert (channel, payload, response.status_code, new(response)) == (channel, payload, 200, 1)
+    deliver(url, "telegram", telegram("after all that"))
+    wait_until(lambda: api.told)
+    dead = until_dead(url, database_url, len(ABSURD))
+    assert len(dead) == len(ABSURD)
+    assert {row["name"] for row in dead} == {f"webhook:{channel}" for channel in PAYLOADS}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["update_id", "message", "chat", "id", "text", "event", "type", "entry", "changes", "value"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(channel=st.sampled_from(sorted(PAYLOADS)), payload=json_values)
+def test_whatever_is_signed_is_stored_or_ignored(serve_once: Callable[[], str], channel: str, payload: Any):
+    assert deliver(serve_once(), channel, payload, id=uuid4().hex).status_code == 200
+
+
+@pytest.fixture
+def serve_once(serve: Serve, model: ModelServer) -> Callable[[], str]:
+    return cache(lambda: serve(openai_base_url=model.url, **SETTINGS))
+
+
+# Signatures against what the senders publish.
+
+
+def test_slacks_own_example_is_signed_as_slack_says():
+    # https://docs.slack.dev/authentication/verifying-requests-from-slack
+    body = (
+        b"token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V&"
+        b"channel_name=foobar&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=&"
+        b"response_url=https%3A%2F%2Fhooks.slack.com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F"
+        b"96rGlfmibIGlgcZRskXaIFfN&trigger_id=398738663015.47445629121.803a0bc887a14d10d2c447fce8b6703c"
+    )
+    expected = "v0=a2114d57b48eac39b9ad189dd8316235a7b4a8d21a10bd27519666489c69b503"
+    assert is_signed(expected, "v0=", b"v0:1531420618:" + body, "8f742231b10e8888abcd99yyyzzz85a5")
+
+
+def test_the_example_of_x_hub_signature_256_is_signed_as_github_says():
+    # https://docs.github.com/en/webhooks/using-webhooks/validating-webhook-deliveries; Meta signs in the same way
+    expected = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+    assert is_signed(expected, "sha256=", b"Hello, World!", "It's a Secret to Everybody")
+
+
+def test_the_example_of_standard_webhooks_is_signed_as_its_specification_says():
+    # https://github.com/standard-webhooks/standard-webhooks, in the tests of its libraries
+    signed_bytes = b'msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{"test": 2432232314}'
+    assert standard.signature(WHSEC, signed_bytes) == "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+# The files of channels/.
+
+
+@pytest.mark.parametrize(
+    ("text", "mend"),
+    [
+        ("def key(r, e): ...\nasync def run(job): ...", r"channels/x.py: has no function 'verify'. Write: def verify"),
+        ("def verify(r, b): ...\nasync def run(job): ...", "has no function 'key'"),
+        ("async def verify(r, b): ...\ndef key(r, e): ...\nasync def run(job): ...", "verify must be a plain function"),
+        ("verify = True\ndef key(r, e): ...\nasync def run(job): ...", "verify must be a plain function"),
+        ("def verify(r, b): ...\nasync def key(r, e): ...\nasync def run(job): ...", "key must be a plain function"),
+        ("def verify(r, b): ...\ndef key(r, e): ...", "has no function 'run'"),
+        ("def verify(r, b): ...\ndef key(r, e): ...\nasync def run(job): ...\nattempts = 0", "attempts = 0"),
+    ],
+)
+def test_a_channel_that_cannot_work_stops_the_start(tmp_path: Path, text: str, mend: str):
+    write_tree(tmp_path, {"channels/x.py": text})
+    (tmp_path / "routes").mkdir()
+    with pytest.raises(RouteError, match=mend):
+        create_app(Config(routes_dir=tmp_path / "routes"))
+
+
+def test_an_answer_of_verify_that_is_not_true_lets_nobody_in(serve: Serve, project: Path):
+    write_tree(project, {"channels/odd.py": "def verify(r, b): return 'yes'\ndef key(r, e): ...\ndef run(job): ..."})
+    assert post(serve(routes_dir=project / "routes"), "odd", b"{}", {}).status_code == 401
+
+
+async def write(database_url: str, sql: str) -> None:
+    db = database(database_url)
+    await db.open()
+    await db.write((sql, ()))
+    await db.aclose()

@@ -1,0 +1,101 @@
+"""Webhooks: a file in channels/ says how one sender signs its deliveries, and what is to be done with them.
+
+A delivery is answered 200 once its events are rows of the job table, on disk, and before anything is done about
+them: a job of the channel's own does that later. An event's id is the sender's, so that one that is delivered again
+is stored, and run, once. docs/webhooks.md is the manual.
+"""
+
+import hashlib
+import inspect
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from loader import load_files
+from worker import JobFile, job_file
+
+logger = logging.getLogger("webhooks")
+
+OPTIONAL = ("parse", "events", "lane", "handshake", "challenge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """One file of the channels folder. Its functions are plain: nothing is waited for before the answer."""
+
+    name: str
+    file: str
+    job: JobFile  # runs each event: async def run(job, state)
+    verify: Callable[[Request[Any], bytes], bool]  # whether the body is the sender's
+    key: Callable[[Request[Any], Any], str]  # the event's id, the same when it is delivered again
+    parse: Callable[[Request[Any], bytes], Any] | None = None  # the body, read; default: as JSON
+    events: Callable[[Any], Sequence[Any]] = lambda payload: [payload]  # what one delivery holds; [] to ignore it
+    lane: Callable[[Any], str | None] = lambda event: None  # events of one lane are run one at a time, in order
+    handshake: Callable[[Any], Response | None] | None = None  # the answer to a payload that is no event
+    challenge: Callable[[Request[Any]], str | None] | None = None  # the answer to GET; None: 401
+
+
+class Event(NamedTuple):
+    """One event of a delivery, as it is put: ``id`` and ``lane`` begin with the channel's name."""
+
+    id: str
+    lane: str | None
+    payload: Any
+
+
+def load_channels(root: Path) -> dict[str, Channel]:
+    """Load the files of a channels folder, by name; {} where there is none. Problems: see `load_files`."""
+    return load_files(root, channel_file)
+
+
+def channel_file(name: str, shown: str, found: Mapping[str, Any]) -> Channel:
+    """Read what a channel's module defines. Raises `ValueError` with the mend."""
+    functions = {word: found[word] for word in ("verify", "key", *OPTIONAL) if word in found}
+    for word, mend in (("verify", "def verify(request, body): ... True or False"), ("key", "def key(request, event):")):
+        if word not in functions:
+            raise ValueError(f"has no function {word!r}. Write: {mend}")
+    for word, function in functions.items():
+        # a coroutine is true whatever it would say: an async verify would let everybody in
+        if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+            raise ValueError(f"{word} must be a plain function. Write: def {word}(...), and do what waits in run(job)")
+    settings = {word: found[word] for word in ("run", "attempts", "timeout") if word in found}
+    return Channel(name=name, file=shown, job=job_file(f"webhook:{name}", shown, settings), **functions)
+
+
+def events_of(channel: Channel, request: Request[Any], payload: Any) -> list[Event]:
+    """Tell the events of a delivery apart.
+
+    What a channel cannot read was signed by the sender all the same, so it is kept too, under its digest: its job
+    fails, and stays as a dead letter until somebody has looked at it.
+    """
+    try:
+        found = list(channel.events(payload))
+    except Exception:
+        logger.exception("%s: cannot tell the events of a delivery apart; it is kept whole", channel.file)
+        found = [payload]
+    return [_event(channel, request, event) for event in found]
+
+
+def _event(channel: Channel, request: Request[Any], event: Any) -> Event:
+    try:
+        key, lane = channel.key(request, event), channel.lane(event)
+        return Event(_name(channel, key), None if lane is None else _name(channel, lane), event)
+    except Exception:
+        logger.exception("%s: cannot tell the id of an event; it is kept under its digest", channel.file)
+        return Event(_name(channel, hashlib.sha256(json.dumps(event).encode()).hexdigest()), None, event)
+
+
+def _name(channel: Channel, text: object) -> str:
+    """Name an event or a lane: telegram:42. What is long or odd becomes its digest: no database refuses that."""
+    if not isinstance(text, str | int) or isinstance(text, bool) or text == "":
+        raise TypeError(f"a non-empty text is wanted, not {type(text).__name__}")
+    if not re.fullmatch("[!-~]{1,200}", str(text)):
+        text = hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{channel.name}:{text}"
