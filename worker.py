@@ -211,13 +211,16 @@ class Worker:
         at = job.next_after(now)
         id = f"cron:{job.name}:{datetime.fromtimestamp(at, UTC).isoformat()}"
         await self._insert(id, job.name, f"job:{job.name}", "null", at)
-        # an occurrence that the schedule no longer has, since the file was changed
+        waiting = "name = $1 AND id LIKE 'cron:%' AND attempts = 0 AND token IS NULL AND done_at IS NULL"
         await self.db.write(
+            # an occurrence that the schedule no longer has, since the file was changed
+            (f"DELETE FROM job WHERE {waiting} AND id <> $2 AND run_at > $3", (job.name, id, now)),  # noqa: S608 - fixed text
+            # what piles up while the job runs for longer than its interval
             (
-                "DELETE FROM job WHERE name = $1 AND id LIKE 'cron:%' AND id <> $2 AND run_at > $3 AND attempts = 0 "
-                "AND token IS NULL AND done_at IS NULL",
-                (job.name, id, now),
-            )
+                f"UPDATE job SET done_at = $2, error = $3 WHERE {waiting} AND run_at < "  # noqa: S608 - fixed text
+                f"(SELECT MAX(run_at) FROM job WHERE {waiting} AND run_at <= $2)",
+                (job.name, now, "skipped: a later one was due before it could begin"),
+            ),
         )
 
     async def _insert(self, id: str, name: str, lane: str | None, payload: str, run_at: float) -> list[Row]:
@@ -336,9 +339,21 @@ class Worker:
         logger.error("job %s %s (attempt %s)", row["id"], words, row["attempts"], exc_info=failure)
 
     async def _update(self, row: Row, changes: str, *values: object) -> None:
-        """Write an end down, unless the claim was lost: then another process writes it."""
-        sql = f"UPDATE job SET {changes} WHERE id = $1 AND token = $2"  # noqa: S608
-        await self.db.write((sql, (row["id"], row["token"], *values)))
+        """Write an end down, unless the claim was lost: then another process writes it.
+
+        While the database is away this is tried again, for as long as the claim lasts: the job would run twice.
+        """
+        sql = f"UPDATE job SET {changes} WHERE id = $1 AND token = $2"  # noqa: S608 - the columns are ours
+        until = self.clock() + self.lease / 2
+        while True:
+            try:
+                await self.db.write((sql, (row["id"], row["token"], *values)))
+                return
+            except Exception:
+                if self._stopping or self.clock() > until:
+                    raise
+                logger.warning("cannot write down how %s went, trying again", row["id"], exc_info=True)
+                await anyio.sleep(1)
 
     async def _outcome(self, id: str) -> str:
         rows = await self.db.read("SELECT done_at, error, token, attempts FROM job WHERE id = $1", id)

@@ -383,6 +383,30 @@ async def test_a_job_never_overlaps_itself(database_url: str):
             finish.set()
 
 
+async def test_a_job_that_is_longer_than_its_interval_has_one_run_waiting(database_url: str):
+    clock, finish = Clock(), anyio.Event()
+    ran: list[str] = []
+
+    async def run(job: Job) -> None:
+        ran.append(job["id"])
+        await finish.wait()
+
+    async with working(database_url, job(run, schedule="* * * * *"), clock, lease=1e6) as worker:
+        await worker.tick()
+        clock.now += 60
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.tick)
+            await until(lambda: ran)
+            for _ in range(10):
+                clock.now += 60
+                await worker.tick()
+            finish.set()
+        await worker.tick()
+        assert ran == ["cron:job:2026-03-01T07:31:00+00:00", "cron:job:2026-03-01T07:41:00+00:00"]
+        skipped = await state_of(worker, "cron:job:2026-03-01T07:35:00+00:00")
+        assert skipped == (0, True, "skipped: a later one was due before it could begin")
+
+
 async def test_a_changed_schedule_drops_the_occurrence_that_it_no_longer_has(database_url: str):
     clock = Clock()
     _, jobs = ticks()
