@@ -3,13 +3,14 @@
 # make routes  list the routes, or everything that is wrong with them
 # make jobs    list what is due, running and failed, and when each schedule is next
 # make test    run the tests
+# make faults  kill servers and stop databases under load, on both engines: some minutes
 # make check   lint, formatting, types
 # make pins    write constraints.txt anew with the newest versions that pyproject.toml allows
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: dev start routes jobs test check format pins clean
+.PHONY: dev start routes jobs test faults check format pins clean
 
 dev: .venv/app
 	@exec $(BIN)/python -m app dev
@@ -25,6 +26,9 @@ jobs: .venv/app
 
 test: .venv/test
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: .venv/test
+	$(BIN)/python -m pytest -s $(ARGS) tests/faults/cases.py
 
 check: .venv/test .venv/check
 	$(BIN)/ruff check .
