@@ -20,19 +20,16 @@ import asyncio
 import importlib
 import json
 import logging
-import os
 import re
 import resource
 import shutil
-import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -40,17 +37,15 @@ from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp
 
-HERE = Path(__file__).resolve().parent.parent
+from bench import machine
+from bench.machine import Server, Unfit, become_server, client_core, pin, serve_app
+
 TOKEN = "a-token-of-the-benchmark"
 MODEL = "a-model"
 PATIENCE = 60.0  # seconds that a process may take to start, and an answer to come
 PAST = 400  # messages of a long conversation, with the question
 
 Numbers = dict[str, float]
-
-
-class Wrong(Exception):
-    """A process that does not start, or an answer that is not the right one."""
 
 
 # What is asked. The question itself tells the model server how to answer.
@@ -100,7 +95,7 @@ def request_of(name: str, question: Question) -> bytes:
 
 
 def pieces_of(raw: bytes) -> list[str]:
-    """Read a whole response: the pieces before [DONE]. Raises `Wrong`."""
+    """Read a whole response: the pieces before [DONE]. Raises `Unfit`."""
     head, _, rest = raw.partition(b"\r\n\r\n")
     body = b""
     while rest:  # the chunked encoding, RFC 9112 7.1
@@ -108,7 +103,7 @@ def pieces_of(raw: bytes) -> list[str]:
         body, rest = body + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
     frames = [frame for frame in body.split(b"\n\n") if frame and not frame.startswith(b":")]
     if not head.startswith(b"HTTP/1.1 200 ") or frames[-1:] != [b"data: [DONE]"]:
-        raise Wrong(f"an answer without its end: {raw[:300]!r} ... {raw[-100:]!r}")
+        raise Unfit(f"an answer without its end: {raw[:300]!r} ... {raw[-100:]!r}")
     return [json.loads(frame.removeprefix(b"data:"))["text"] for frame in frames[:-1]]
 
 
@@ -315,93 +310,29 @@ def serve_model(listener: socket.socket) -> None:
 # Serving: each in a process of its own, which ends by itself when nobody ends it.
 
 
-def serve(name: str, descriptor: int, seconds: int, model: str, database: Path) -> None:
-    import uvicorn
-
-    signal.alarm(seconds)
+def serve(descriptor: int, name: str, seconds: int, model: str, database: Path) -> None:
+    become_server(seconds)
     raise_file_limit()
     logging.basicConfig(level="WARNING")
-    with socket.socket(fileno=descriptor) as listener:
-        if name == "model":
-            pin(client_core())
-            return serve_model(listener)
-        pin(server_core())
-        app = RELAYS[name](model, database)
-        options: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "access_log": False, "log_level": "warning"}
-        uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
-
-
-@dataclass
-class Server:
-    name: str
-    port: int
-    pid: int
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    def cpu(self) -> float:
-        """The processor time of all its threads so far, in seconds, by the clock of the process (Linux)."""
-        return time.clock_gettime((~self.pid << 3) | 2)  # as clock_getcpuclockid() of the C library builds it
-
-    def memory(self) -> int:
-        """Its resident memory, in bytes."""
-        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    if name == "model":
+        pin(client_core())
+        return serve_model(socket.socket(fileno=descriptor))
+    serve_app(RELAYS[name](model, database), descriptor)
 
 
 @contextmanager
 def serving(name: str, seconds: int, model: str = "", past: Path | None = None) -> Generator[Server]:
-    """Serve a relay, with a database of its own, or the model. Raises `Wrong` when it does not start."""
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        errors = stack.enter_context(tempfile.TemporaryFile())
-        listener = stack.enter_context(socket.socket())
+    """Serve a relay, with a database of its own, or the model. Raises `Unfit` when it does not start."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = Path(folder, "app.db")
         if past is not None:
-            shutil.copy(past, folder / "app.db")
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        arguments = ["serve", name, str(listener.fileno()), str(seconds), model, str(folder / "app.db")]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.chat", *arguments],
-            cwd=HERE,
-            env={key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "TMPDIR")},
-            pass_fds=[listener.fileno()],
-            stderr=errors,
-        )
-        try:
-            began_at = time.monotonic()
-            while not is_listening(port):
-                if process.poll() is not None or time.monotonic() - began_at > PATIENCE:
-                    errors.seek(0)
-                    raise Wrong(f"{name} did not start: {errors.read().decode()[-2000:]}")
-                time.sleep(0.02)
-            yield Server(name, port, process.pid)
-        finally:
-            process.kill()
-            process.wait()
+            shutil.copy(past, database)
+        with machine.serving("bench.chat", name, seconds, model, database, patience=PATIENCE) as server:
+            yield server
 
 
-def is_listening(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-        return True
-    return False
-
-
-def server_core() -> int:
-    return cores()[0]
-
-
-def client_core() -> int:
-    return cores()[-1]
-
-
-def cores() -> list[int]:
-    return list(range(os.cpu_count() or 1))[:2]
-
-
-def pin(core: int) -> None:
-    os.sched_setaffinity(0, {core})
+def url_of(model: Server) -> str:
+    return f"http://127.0.0.1:{model.port}/v1"
 
 
 def raise_file_limit() -> None:
@@ -451,7 +382,7 @@ async def start(server: Server, question: Question) -> Client:
 
 
 async def ask(server: Server, question: Question) -> Client:
-    """Ask, and wait for the whole answer. Raises `Wrong` when it is not the right one."""
+    """Ask, and wait for the whole answer. Raises `Unfit` when it is not the right one."""
     client = await start(server, question)
     async with asyncio.timeout(PATIENCE):
         await client.ended
@@ -462,7 +393,7 @@ async def ask(server: Server, question: Question) -> Client:
 def check(client: Client, question: Question) -> None:
     pieces = pieces_of(b"".join(client.received))
     if pieces != question.answer:
-        raise Wrong(f"{question} was answered {pieces[:3]} ... {pieces[-3:]}")
+        raise Unfit(f"{question} was answered {pieces[:3]} ... {pieces[-3:]}")
 
 
 def run(what: Coroutine[Any, Any, Numbers]) -> Numbers:
@@ -545,7 +476,7 @@ async def memory_of_streams(server: Server, streams: int = 1000) -> Numbers:
     for client in clients:
         await client.begun
         if not client.first_at:
-            raise Wrong(f"{server.name} ended a stream: {b''.join(client.received)!r}")
+            raise Unfit(f"{server.name} ended a stream: {b''.join(client.received)!r}")
     after = server.memory()
     for client in clients:
         client.transport.abort()
@@ -607,11 +538,11 @@ def compare(measure: Measure, names: Sequence[str], rounds: int, limit: int, pas
         for round in range(rounds + 1):
             for name in names:
                 if measure.afresh:
-                    with serving(name, limit, model.url, past) as server:
+                    with serving(name, limit, url_of(model), past) as server:
                         sample = run(measure.run(server, model))
                 else:
                     if name not in servers:
-                        servers[name] = stack.enter_context(serving(name, limit, model.url, past))
+                        servers[name] = stack.enter_context(serving(name, limit, url_of(model), past))
                     sample = run(measure.run(servers[name], model))
                 if round:  # the first one warms up
                     samples[name].append(sample)
@@ -670,7 +601,7 @@ def measures(past: Iterator[str]) -> dict[str, Measure]:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["serve"]:
-        return serve(given[1], int(given[2]), int(given[3]), given[4], Path(given[5]))
+        return serve(int(given[1]), given[2], int(given[3]), given[4], Path(given[5]))
     parser = argparse.ArgumentParser(prog="python -m bench.chat", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--measures", default=",".join(measures(iter(()))), help="what to measure (default: %(default)s)"

@@ -18,32 +18,27 @@ import asyncio
 import http.client
 import importlib
 import json
-import os
 import re
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-HERE = Path(__file__).resolve().parent.parent
+from bench import machine
+from bench.machine import HERE, Server, Unfit, become_server, client_core, environment, pin, serve_app
+
 SIZES = (2, 200, 10_000)
 KINDS = ("static", "dynamic")
 CONNECTIONS = 32
 PATIENCE = 60.0  # seconds that an app may take to start
-
-
-class Unfit(Exception):
-    """An app that cannot be measured: it is not installed, does not start, or answers wrongly."""
 
 
 # What is asked.
@@ -192,85 +187,20 @@ def write_routes(folder: Path, size: int) -> Path:
 # Serving: each app in a process of its own, which ends by itself when nobody ends it.
 
 
-def serve(name: str, size: int, folder: Path, descriptor: int, seconds: int) -> None:
-    import uvicorn
-
-    signal.alarm(seconds)
-    pin(server_core())
-    app = APPS[name](size, folder)
-    options: dict[str, Any] = {"loop": "uvloop", "http": "httptools", "access_log": False, "log_level": "warning"}
-    with socket.socket(fileno=descriptor) as listener:
-        uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
-
-
-class Server(NamedTuple):
-    port: int
-    pid: int
-    started_in: float  # seconds
-
-    def cpu_seconds(self) -> float:
-        """The processor time that the server has used, in ticks of a hundredth of a second (Linux)."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def serve(descriptor: int, name: str, size: int, folder: Path, seconds: int) -> None:
+    become_server(seconds)
+    serve_app(APPS[name](size, folder), descriptor)
 
 
 @contextmanager
 def serving(name: str, size: int, seconds: int) -> Generator[Server]:
     """Serve an app that answers rightly. Raises `Unfit`."""
-    with socket.socket() as listener, tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as errors:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        arguments = ["serve", name, str(size), folder, str(listener.fileno()), str(seconds)]
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.routing", *arguments],
-            cwd=HERE,
-            env=environment(),
-            pass_fds=[listener.fileno()],
-            stderr=errors,
-        )
-        try:
-            while not is_listening(port):
-                if process.poll() is not None:
-                    errors.seek(0)
-                    raise Unfit((errors.read().decode().strip() or f"ended with {process.returncode}").splitlines()[-1])
-                if time.perf_counter() - began > PATIENCE:
-                    raise Unfit(f"did not start in {PATIENCE:.0f} s")
-                time.sleep(0.02)
-            took = time.perf_counter() - began
-            check(port, size)
-            yield Server(port, process.pid, took)
-        finally:
-            process.kill()
-            process.wait()
-
-
-def environment() -> dict[str, str]:
-    """What a process of ours gets of the environment: no settings of the app, nor of Python."""
-    return {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "TMPDIR")}
-
-
-def is_listening(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-        return True
-    return False
-
-
-def server_core() -> int:
-    return cores()[0]
-
-
-def client_core() -> int:
-    return cores()[-1]
-
-
-def cores() -> list[int]:
-    return list(range(os.cpu_count() or 1))[:2]
-
-
-def pin(core: int) -> None:
-    if hasattr(os, "sched_setaffinity"):  # Linux
-        os.sched_setaffinity(0, {core})
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        machine.serving("bench.routing", name, size, folder, seconds, patience=PATIENCE) as server,
+    ):
+        check(server.port, size)
+        yield server
 
 
 # Asking.
@@ -367,9 +297,9 @@ class Sample(NamedTuple):
 
 
 def measure(server: Server, paths: Sequence[str], seconds: float) -> Sample:
-    before = server.cpu_seconds()
+    before = server.cpu()
     rate = requests_per_second(server.port, paths, seconds)
-    return Sample(rate, (server.cpu_seconds() - before) / (rate * seconds) * 1e6)
+    return Sample(rate, (server.cpu() - before) / (rate * seconds) * 1e6)
 
 
 def compare(size: int, names: Sequence[str], ask: str, rounds: int, seconds: float) -> str:
@@ -454,7 +384,7 @@ def compare_loading(count: int, rounds: int) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["serve"]:
-        return serve(given[1], int(given[2]), Path(given[3]), int(given[4]), int(given[5]))
+        return serve(int(given[1]), given[2], int(given[3]), Path(given[4]), int(given[5]))
     if given[:1] == ["load"]:
         return print(load(given[1], Path(given[2])))
     parser = argparse.ArgumentParser(prog="python -m bench.routing", description=(__doc__ or "").split("\n")[0])

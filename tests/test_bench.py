@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse
 
-from bench.routing import APPS, Unfit, check, questions
+from bench.machine import Unfit
+from bench.routing import APPS, check, questions
 from tests.servers import serving
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench import chat
-from bench.chat import PAST, Question, Server, Wrong
+from bench.chat import PAST, Question
+from bench.machine import Server, Unfit
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the bench reads Linux's /proc")
 
@@ -26,7 +27,7 @@ def relay(request: pytest.FixtureRequest, model: Server, tmp_path_factory: pytes
         pytest.skip("fastapi is not installed: it is in bench/requirements.txt")
     past = tmp_path_factory.mktemp("past") / "past.db"
     asyncio.run(chat.store_past(past, ["long"]))
-    with chat.serving(request.param, 120, model.url, past) as server:
+    with chat.serving(request.param, 120, chat.url_of(model), past) as server:
         yield server
 
 
@@ -67,7 +68,7 @@ HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
     ids=["nothing", "cut off", "failed"],
 )
 def test_an_answer_without_its_end_is_wrong(raw: bytes):
-    with pytest.raises(Wrong, match="without its end"):
+    with pytest.raises(Unfit, match="without its end"):
         chat.pieces_of(raw)
 
 
@@ -75,5 +76,5 @@ async def test_pieces_in_another_order_are_wrong():
     client = chat.Client(b"")
     frames = b'data: {"text": "1 "}\n\ndata: {"text": "1 messages. "}\n\ndata: [DONE]\n\n'
     client.received.append(HEAD + chat.http_chunk(frames) + chat.http_chunk(b""))
-    with pytest.raises(Wrong, match="was answered"):
+    with pytest.raises(Unfit, match="was answered"):
         chat.check(client, Question(2, 1))
