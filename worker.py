@@ -244,9 +244,9 @@ class Worker:
         sql = f"""
             UPDATE job SET token = $1, run_at = $2, attempts = attempts + 1 WHERE id = (
               SELECT j.id FROM job j WHERE j.done_at IS NULL AND j.run_at <= $3 AND j.name IN ({names}) {begun}
-              AND NOT EXISTS (
-                SELECT 1 FROM job k WHERE k.lane = j.lane AND k.id <> j.id AND k.done_at IS NULL AND
-                (k.token IS NOT NULL OR k.created_at < j.created_at OR (k.created_at = j.created_at AND k.id < j.id)))
+              AND NOT EXISTS (SELECT 1 FROM job k WHERE k.lane = j.lane AND k.token IS NOT NULL AND k.id <> j.id)
+              AND NOT EXISTS (SELECT 1 FROM job k WHERE k.lane = j.lane AND k.done_at IS NULL
+                AND (k.created_at, k.id) < (j.created_at, j.id))
               ORDER BY j.run_at, j.id LIMIT 1{self.db.skip_locked}) RETURNING *"""  # noqa: S608
         try:
             [rows] = await self.db.write((sql, (uuid4().hex, now + self.lease, now, *self.jobs)))
