@@ -147,6 +147,7 @@ class ModelServer:
                     exchange.left.set()
                 finally:
                     watch.cancel()
+                    await asyncio.wait([watch])  # two must not read at once
                 if exchange.left.is_set() or writer.transport.is_closing():
                     return
         finally:
