@@ -426,6 +426,8 @@ class PublicFile:
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         response = await self._files.get_response(self.name or "index.html", scope)
+        # else a browser guesses how long it may keep one file of a page, and not the other, after an upgrade
+        response.headers["Cache-Control"] = "public, max-age=0"
         await response(scope, receive, send)
 
 

@@ -934,6 +934,7 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def test_a_public_file_is_served_as_it_is(public: str):
     status, headers, body = ask(public, "/a.txt")
     assert (status, body, headers["content-type"]) == (200, "0123456789", "text/plain; charset=utf-8")
+    assert headers["cache-control"] == "public, max-age=0"
     assert ask(public, "/a.txt", If_None_Match=headers["etag"])[0] == 304
     assert ask(public, "/a.txt", If_Modified_Since=headers["last-modified"].title().replace("Gmt", "GMT"))[0] == 304
     status, ranged, body = ask(public, "/a.txt", Range="bytes=2-4")
