@@ -20,6 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import uvicorn
 from starlette.applications import Starlette
@@ -248,7 +249,7 @@ def report(exc: BaseException) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m app", description="Serve the routes folder.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("dev", help="serve with reload, and print the routes and a curl line")
+    commands.add_parser("dev", help="serve with reload, and print the routes, a link to the chat page and a curl line")
     commands.add_parser("start", help="serve as in production: no reload, WEB_CONCURRENCY workers")
     commands.add_parser("routes", help="list the routes, or everything that is wrong with them")
     jobs = commands.add_parser("jobs", help="list what is due, running and failed, and when each schedule is next")
@@ -413,7 +414,10 @@ def banner(config: Config, routes: Sequence[Route]) -> str:
         token = str(config.webchat_token).split(",")[0]
         curl = ["curl", "-N", f"{url}/api/chat", "-H", f"Authorization: Bearer {token}"]
         curl += ["-H", "Content-Type: application/json", "-d", json.dumps({"message": "Hello, who are you?"})]
-        lines += ["  Talk to it:", "", f"  {shlex.join(curl)}"]
+        lines += ["  Talk to it:", ""]
+        if (config.routes_dir.parent / "public/index.html").is_file():
+            lines += [f"  {url}/#token={quote(token, safe='')}", ""]  # a browser keeps a fragment to itself
+        lines += [f"  {shlex.join(curl)}"]
     return "\n".join([*lines, ""])
 
 

@@ -106,6 +106,9 @@ def test_make_dev_prints_a_curl_line_that_streams_the_offline_model(project: Pro
         assert lines[-1] == "data: [DONE]"
         assert '"offline "' in "".join(lines)
         assert httpx.post(url, json={"message": "Hi"}, trust_env=False).status_code == 401
+        link = f"http://localhost:{port}/#token={headers['Authorization'].removeprefix('Bearer ')}"
+        assert link in dev.output
+        assert "<title>Chat</title>" in httpx.get(link, trust_env=False).text
         if shutil.which("curl"):
             pasted = run(project, "sh", "-c", line)
             assert pasted.stdout.endswith("data: [DONE]\n\n")

@@ -410,7 +410,7 @@ def started(model: ModelServer, tmp_path: Path) -> Iterator[tuple[str, "subproce
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, trust_env=False).status_code == 404
+        return httpx.get(f"{url}/api/health", trust_env=False).is_success
     except httpx.TransportError:
         return False
 

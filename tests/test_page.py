@@ -1,0 +1,614 @@
+"""The chat page, as a reader uses it: a real Chromium, the app on one socket, a model server of ours on another."""
+
+import asyncio
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Dialog, Error, Locator, Page, expect, sync_playwright
+
+from app import banner
+from config import HERE, ROUTES, Config
+from loader import load_routes
+from tests.conftest import TOKEN, Serve
+from tests.servers import Answer, Exchange, ModelServer, free_port, two_words, wait_until
+from tests.test_app import running
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SWITCHES = (  # no sandbox: root has none, and the pages are our own; the rest keeps it from calling home
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+Scheme = Literal["light", "dark"]
+
+expect.set_options(timeout=10_000)  # as patient as wait_until
+
+CUT = "The connection was cut before the answer was whole."
+GONE = "The server cannot be reached. Is it running, and are you online?"
+
+
+@pytest.fixture(scope="module")  # not of the session: the loop it runs would be in the way of asynchronous tests
+def browser() -> Iterator[Browser]:
+    """A Chromium for the tests of this file. Where there is none they are skipped, or fail under CI."""
+    if CHROMIUM is None:
+        words = "there is no Chromium to drive the page with. On Debian: apt install chromium"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(words)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A tab of a fresh profile. A dialog, an exception or a line of the console's, other than a status, fails."""
+    context = browser.new_context()
+    page = context.new_page()
+    mishaps: list[str] = []
+
+    def dismiss(dialog: Dialog) -> None:
+        mishaps.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("console", lambda line: mishaps.append(line.text))
+    page.on("pageerror", lambda error: mishaps.append(str(error)))
+    page.on("dialog", dismiss)
+    yield page
+    context.close()
+    assert [text for text in mishaps if not text.startswith("Failed to load resource: ")] == []
+
+
+def enter(page: Page, url: str, conversation: str = "") -> None:
+    page.goto(f"{url}/#token={TOKEN}" + (f"&conversation={conversation}" if conversation else ""))
+
+
+def box(page: Page) -> Locator:
+    return page.get_by_role("textbox", name="Message")
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def say(page: Page, text: str) -> None:
+    box(page).fill(text)
+    box(page).press("Enter")
+
+
+def expect_log(page: Page, *texts: str | re.Pattern[str]) -> None:
+    """Expect the conversation to be these texts: what was asked, answered and noted."""
+    expect(page.get_by_role("log").locator("p")).to_have_text(list(texts))
+
+
+def states(url: str, page: Page) -> list[str]:
+    """How the messages of the page's conversation ended, as the server kept it."""
+    path = page.url.replace("/#conversation=", "/api/conversations/")
+    answer = httpx.get(path, headers={"Authorization": f"Bearer {TOKEN}"}, trust_env=False)
+    return [message["state"] for message in answer.json()["data"]["messages"]] if answer.is_success else []
+
+
+async def hangs(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("Hel")
+    await exchange.hang()
+
+
+def test_a_first_message_is_answered(serve: Serve, model: ModelServer, page: Page):
+    enter(page, serve(openai_base_url=model.url, model_smart="big"))
+    expect(box(page)).to_be_focused()
+    expect(page.get_by_text("What is on your mind?")).to_be_visible()
+    say(page, "Grüße 👋")
+    expect_log(page, "Grüße 👋", "Hello")
+    expect(box(page)).to_have_value("")
+    expect(box(page)).to_be_focused()
+    expect(page.get_by_text("What is on your mind?")).to_be_hidden()
+    assert (model.asked[0]["model"], model.asked[0]["messages"]) == ("big", [{"role": "user", "content": "Grüße 👋"}])
+
+
+def test_an_answer_is_seen_piece_by_piece_and_heard_whole(serve: Serve, model: ModelServer, page: Page):
+    seen = threading.Event()
+
+    async def in_two_pieces(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta("Hel")
+        await asyncio.to_thread(seen.wait, 10)
+        await exchange.delta("lo", "stop")
+        await exchange.done()
+
+    model.answer = in_two_pieces
+    enter(page, serve(openai_base_url=model.url))
+    say(page, "Hi")
+    written = page.get_by_text("Hel", exact=True)
+    expect(written).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text("The answer is being written.")
+    assert written.evaluate("piece => piece.closest('[role=log], [role=status], [aria-live]')") is None
+    expect_log(page, "Hi")
+    assert page.get_by_role("log").get_attribute("aria-live") == "polite"
+    seen.set()
+    expect_log(page, "Hi", "Hello")
+    expect(page.get_by_role("status")).to_have_text("")
+
+
+def test_stop_closes_the_upstream_and_the_answer_can_be_had_anew(serve: Serve, model: ModelServer, page: Page):
+    model.answer = hangs
+    url = serve(openai_base_url=model.url)
+    enter(page, url)
+    say(page, "Hi")
+    expect(page.get_by_text("Hel", exact=True)).to_be_visible()
+    assert model.aborted == 0
+    button(page, "Stop").click()
+    expect_log(page, "Hi", "Hel", "Stopped.")
+    wait_until(lambda: model.aborted == 1)
+    wait_until(lambda: states(url, page) == ["done", "left"])
+    model.answer = two_words
+    button(page, "Try again").click()
+    expect_log(page, "Hi", "Hello")
+    assert model.asked[1]["messages"] == [{"role": "user", "content": "Hi"}]
+    assert states(url, page) == ["done", "done"]
+
+
+def test_a_double_click_sends_and_does_not_stop(serve: Serve, model: ModelServer, page: Page):
+    model.answer = hangs
+    enter(page, serve(openai_base_url=model.url))
+    box(page).fill("Hi")
+    button(page, "Send").dblclick()
+    expect(page.get_by_text("Hel", exact=True)).to_be_visible()
+    expect(button(page, "Stop")).to_be_visible()
+
+
+def test_a_reload_finds_the_conversation_again(serve: Serve, model: ModelServer, page: Page):
+    enter(page, serve(openai_base_url=model.url, model_fast="tiny"))
+    page.get_by_label("Model").select_option("Fast")
+    say(page, "one")
+    expect_log(page, "one", "Hello")
+    page.reload()
+    expect_log(page, "one", "Hello")
+    expect(page.get_by_label("Model")).to_have_value("fast")
+    say(page, "two")
+    expect_log(page, "one", "Hello", "two", "Hello")
+    assert [message["content"] for message in model.asked[1]["messages"]] == ["one", "Hello", "two"]
+    assert model.asked[1]["model"] == "tiny"
+
+
+def test_a_reload_during_an_answer_shows_what_was_said_and_asks_again(serve: Serve, model: ModelServer, page: Page):
+    model.answer = hangs
+    url = serve(openai_base_url=model.url)
+    enter(page, url)
+    say(page, "Hi")
+    expect(page.get_by_text("Hel", exact=True)).to_be_visible()
+    page.reload()
+    wait_until(lambda: model.aborted == 1)
+    wait_until(lambda: states(url, page) == ["done", "left"])
+    page.reload()  # the first may have been quicker than the server
+    expect_log(page, "Hi", "Hel", "Stopped.")
+    model.answer = two_words
+    button(page, "Ask again").click()
+    expect_log(page, "Hi", "Hel", "Hi", "Hello")
+
+
+def test_a_conversation_that_is_gone_is_a_new_one(serve: Serve, model: ModelServer, page: Page):
+    enter(page, serve(openai_base_url=model.url), "gone")
+    expect_log(page, "That conversation is not there any more. This is a new one.")
+    say(page, "Hi")
+    expect(page.get_by_role("log")).to_contain_text("Hello")
+    assert "conversation=gone" not in page.url
+
+
+def test_another_conversation_is_begun_and_back_returns_to_the_first(serve: Serve, model: ModelServer, page: Page):
+    enter(page, serve(openai_base_url=model.url))
+    say(page, "one")
+    expect_log(page, "one", "Hello")
+    button(page, "New chat").click()
+    expect_log(page)
+    expect(box(page)).to_be_focused()
+    say(page, "two")
+    expect_log(page, "two", "Hello")
+    assert [message["content"] for message in model.asked[1]["messages"]] == ["two"]
+    page.go_back()
+    expect_log(page, "one", "Hello")
+    page.go_forward()
+    expect_log(page, "two", "Hello")
+
+
+def test_a_new_conversation_leaves_the_answer_of_the_old_one(serve: Serve, model: ModelServer, page: Page):
+    model.answer = hangs
+    enter(page, serve(openai_base_url=model.url))
+    say(page, "one")
+    expect(page.get_by_text("Hel", exact=True)).to_be_visible()
+    button(page, "New chat").click()
+    wait_until(lambda: model.aborted == 1)
+    model.answer = two_words
+    say(page, "two")
+    expect_log(page, "two", "Hello")
+
+
+# The token
+
+
+def test_a_wrong_token_is_said_and_the_right_one_sends_the_message(serve: Serve, model: ModelServer, page: Page):
+    page.goto(serve(openai_base_url=model.url))
+    field = page.get_by_role("dialog", name="Token").get_by_label("Token")
+    expect(field).to_be_focused()
+    field.fill("wröng")
+    field.press("Enter")
+    say(page, "Hi")
+    expect(page.get_by_role("alert")).to_have_text("The server does not accept this token.")
+    expect(field).to_be_focused()
+    expect(field).to_have_value("")
+    field.fill(f" {TOKEN} ")
+    field.press("Enter")
+    expect_log(page, "Hi", "Hello")
+    expect(box(page)).to_be_focused()
+    assert len(model.asked) == 1
+
+
+def test_the_link_of_make_dev_carries_the_token_and_does_not_keep_it(serve: Serve, model: ModelServer, page: Page):
+    token = "tö+k%n=&#?"
+    link = re.search(r"http\S+(/#token=\S+)", banner(Config(webchat_token=token), load_routes(ROUTES)))
+    assert link
+    url = serve(openai_base_url=model.url, webchat_token=token)
+    page.goto(url + link[1])
+    expect(box(page)).to_be_focused()
+    assert page.url == f"{url}/"
+    say(page, "Hi")
+    expect_log(page, "Hi", "Hello")
+    page.reload()
+    expect_log(page, "Hi", "Hello")
+    other = page.context.new_page()
+    other.goto(url)
+    expect(other.get_by_role("dialog", name="Token")).to_be_visible()  # it was kept for that tab only
+
+
+def test_make_dev_prints_no_link_where_there_is_no_page(tmp_path: Path):
+    (tmp_path / "routes").mkdir()
+    assert "#token" not in banner(Config(webchat_token="t", routes_dir=tmp_path / "routes"), load_routes(ROUTES))
+
+
+# What goes wrong
+
+
+async def reports_an_error(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("Hel")
+    await exchange.event({"error": {"message": "secret provider text"}})
+
+
+def test_an_error_during_the_answer_is_said_and_can_be_tried_again(serve: Serve, model: ModelServer, page: Page):
+    model.answer = reports_an_error
+    url = serve(openai_base_url=model.url)
+    enter(page, url)
+    say(page, "Hi")
+    expect_log(page, "Hi", "Hel", "The model reported an error.")
+    page.reload()
+    expect_log(page, "Hi", "Hel", "The answer broke off here.")
+    button(page, "Ask again").click()
+    expect_log(page, "Hi", "Hel", "Hi", "Hel", "The model reported an error.")
+    model.answer = two_words
+    button(page, "Try again").click()
+    expect_log(page, "Hi", "Hel", "Hi", "Hello")
+    assert states(url, page) == ["done", "error", "done", "done"]
+
+
+async def is_busy(exchange: Exchange) -> None:
+    await exchange.head(429, retry_after="17")
+
+
+async def refuses(exchange: Exchange) -> None:
+    await exchange.head(500)
+
+
+async def is_silent(exchange: Exchange) -> None:
+    await exchange.hang()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (refuses, "The model refused the request."),
+        (is_busy, "The model is busy. Try again later. Wait 17 seconds."),
+        (is_silent, "The model did not answer in time."),
+    ],
+    ids=["502", "503", "504"],
+)
+def test_a_model_that_fails_at_once_is_said(serve: Serve, model: ModelServer, page: Page, answer: Answer, words: str):
+    model.answer = answer
+    enter(page, serve(openai_base_url=model.url, silence=0.2))
+    say(page, "Hi")
+    expect_log(page, "Hi", words)
+    model.answer = two_words
+    button(page, "Try again").click()
+    expect_log(page, "Hi", "Hello")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("word " * 200, "The message is too long for this server."),
+        ("a\0b", "The server does not take this: message has a NUL character."),
+    ],
+    ids=["413", "400"],
+)
+def test_a_message_that_is_refused_can_be_edited(serve: Serve, model: ModelServer, page: Page, text: str, words: str):
+    enter(page, serve(openai_base_url=model.url, max_body_bytes=500))
+    say(page, text)
+    expect(page.get_by_role("log")).to_contain_text(words)
+    button(page, "Edit the message").click()
+    expect_log(page)
+    expect(box(page)).to_have_value(text)
+    assert model.asked == []
+
+
+def test_a_conversation_of_somebody_elses_cannot_be_continued(
+    serve: Serve, model: ModelServer, page: Page, bearer: dict[str, str]
+):
+    url = serve(openai_base_url=model.url)
+    theirs = {"message": "Hi", "conversationId": "theirs", "channelId": "7"}
+    httpx.post(f"{url}/api/chat", json=theirs, headers=bearer, trust_env=False)
+    enter(page, url, "theirs")
+    expect_log(page, "Hi", "Hello")
+    say(page, "two")
+    expect_log(page, "Hi", "Hello", "two", "This conversation cannot be continued here.")
+    page.get_by_role("log").get_by_role("button", name="New chat").click()
+    expect_log(page)
+
+
+def test_a_server_that_dies_is_said_and_the_talk_goes_on_when_it_is_back(
+    model: ModelServer, page: Page, tmp_path: Path
+):
+    model.answer = hangs
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = {"PORT": str(port), "WEBCHAT_TOKEN": TOKEN, "OPENAI_BASE_URL": model.url}
+    settings["DATABASE_URL"] = f"sqlite:///{tmp_path}/app.db"
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{url}/api/health", trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    with running(HERE, sys.executable, "-m", "app", "start", **settings) as server:
+        wait_until(answers, 60)
+        enter(page, url)
+        say(page, "Hi")
+        expect(page.get_by_text("Hel", exact=True)).to_be_visible()
+        server.process.kill()
+        expect_log(page, "Hi", "Hel", CUT)
+    button(page, "Try again").click()
+    expect_log(page, "Hi", GONE)
+    model.answer = two_words
+    with running(HERE, sys.executable, "-m", "app", "start", **settings):
+        wait_until(answers, 60)
+        button(page, "Try again").click()
+        expect_log(page, "Hi", "The answer to this message is still being written. Wait a few seconds.")
+        page.reload()  # the store takes the dead server's answer for one that is being written, for three minutes
+        expect_log(page, "Hi", "The answer to this is not there yet.")
+        say(page, "two")
+        expect_log(page, "Hi", "The answer to this is not there yet.", "two", "Hello")
+
+
+# What is shown
+
+MARKUP = "<script>alert(1)</script><img src=x onerror=alert(2)><b>bold</b>\n&amp;</p>"
+
+
+def test_markup_is_shown_as_text_and_nothing_of_it_runs(serve: Serve, model: ModelServer, page: Page):
+    async def markup(exchange: Exchange) -> None:
+        await exchange.head()
+        for piece in (MARKUP[:5], MARKUP[5:30], MARKUP[30:]):
+            await exchange.delta(piece)
+        await exchange.done()
+
+    model.answer = markup
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    url = serve(openai_base_url=model.url)
+    enter(page, url)
+    say(page, MARKUP)
+    for _ in range(2):
+        expect_log(page, MARKUP, MARKUP)
+        assert page.locator("main").evaluate("main => main.querySelectorAll('script, img, b').length") == 0
+        page.reload()
+    assert f"{url}/x" not in asked
+
+
+@pytest.mark.parametrize(
+    ("attack", "directive"),
+    [
+        ("document.body.insertAdjacentHTML('beforeend', '<img src=x>')", "require-trusted-types-for"),
+        ("document.createElement('script').text = 'alert(1)'", "require-trusted-types-for"),
+        ("fetch('http://127.0.0.1:9/')", "connect-src"),
+        ("new Promise((_, no) => Object.assign(new Image(), { onerror: no, src: 'http://127.0.0.1:9/' }))", "img-src"),
+    ],
+)
+def test_the_policy_of_the_page_refuses_what_would_slip_through(
+    serve: Serve, browser: Browser, attack: str, directive: str
+):
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(serve())
+        page.evaluate("addEventListener('securitypolicyviolation', e => document.title = e.effectiveDirective)")
+        with pytest.raises(Error):
+            page.evaluate(attack)
+        assert page.title() == directive
+
+
+def test_an_answer_that_comes_byte_by_byte_is_whole(serve_tree: Serve, page: Page):
+    events = ': a comment\n\ndata: {"text": "Grüße 👋 "}\n\n: ping\n\n'
+    events += 'data: {"text": "\\ud83d"}\n\ndata: {"text": "\\ude00"}\n\ndata: [DONE]\n\n'
+    route = f"""
+import anyio
+from starlette.responses import StreamingResponse
+
+async def POST():
+    async def body():
+        for byte in {events.encode()!r}:
+            yield bytes([byte])
+            await anyio.sleep(0.001)
+    return StreamingResponse(body())
+"""
+    public = {f"../public/{file.name}": file.read_text() for file in (HERE / "public").iterdir()}
+    enter(page, serve_tree({"api/chat/route.py": route} | public))
+    say(page, "Hi")
+    expect_log(page, "Hi", "Grüße 👋 😀")
+
+
+def test_the_page_follows_an_answer_only_while_the_reader_is_at_its_end(serve: Serve, model: ModelServer, page: Page):
+    more = [threading.Event(), threading.Event()]
+
+    async def long(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta("line\n" * 100 + "first end")
+        for i, event in enumerate(more):
+            await asyncio.to_thread(event.wait, 10)
+            await exchange.delta("\nline" * 100 + f"\nend {i}")
+        await exchange.done()
+
+    model.answer = long
+    enter(page, serve(openai_base_url=model.url))
+    say(page, "Hi")
+
+    def to_end() -> float:
+        return page.evaluate("document.documentElement.scrollHeight - innerHeight - scrollY")
+
+    expect(page.get_by_text("first end")).to_be_visible()
+    wait_until(lambda: to_end() < 4)
+    more[0].set()
+    expect(page.get_by_text("end 0")).to_be_visible()
+    wait_until(lambda: to_end() < 4)
+    page.mouse.wheel(0, -300)
+    wait_until(lambda: to_end() > 200)
+    before = page.evaluate("scrollY")
+    more[1].set()
+    expect_log(page, "Hi", re.compile("end 1$"))
+    assert page.evaluate("scrollY") == before
+
+
+def test_a_narrow_screen_is_wide_enough(serve: Serve, model: ModelServer, page: Page):
+    async def wide(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta("https://example.com/" + "very-long-" * 30)
+        await exchange.event({"error": {"code": 1}})
+
+    def is_wide_enough() -> bool:
+        return page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    model.answer = wide
+    page.set_viewport_size({"width": 320, "height": 568})
+    url = serve(openai_base_url=model.url)
+    page.goto(url)
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert is_wide_enough()
+    page.keyboard.press("Escape")
+    enter(page, url)
+    say(page, "W" * 300)
+    expect(button(page, "Try again")).to_be_visible()
+    assert is_wide_enough()
+    for name in ("Try again", "Send", "New chat"):
+        expect(button(page, name)).to_be_in_viewport(ratio=1)
+
+
+def test_the_keyboard_alone_can_do_everything(serve: Serve, model: ModelServer, page: Page):
+    typed = threading.Event()
+
+    async def goes_on(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta("Hel")
+        await asyncio.to_thread(typed.wait, 10)
+        await exchange.delta("lo")
+        await exchange.hang()
+
+    model.answer = goes_on
+    url = serve(openai_base_url=model.url, model_fast="tiny")
+    page.goto(url)
+    keys = page.keyboard
+    keys.type(TOKEN)
+    keys.press("Enter")
+    expect(box(page)).to_be_focused()
+    keys.type("one")
+    keys.press("Shift+Enter")
+    keys.type("two")
+    keys.press("Enter")
+    expect(page.get_by_text("Hel", exact=True)).to_be_visible()
+    assert model.asked[0]["messages"][0]["content"] == "one\ntwo"
+    keys.type("not yet")
+    keys.press("Enter")  # while an answer is written, it neither sends nor stops
+    expect(box(page)).to_have_value("not yet")
+    typed.set()
+    expect(page.get_by_text("Hello", exact=True)).to_be_visible()
+    keys.press("Escape")
+    expect_log(page, "one\ntwo", "Hello", "Stopped.")
+    wait_until(lambda: states(url, page) == ["done", "left"])
+    model.answer = two_words
+    for name in ("Try again", "New chat", "Model"):
+        keys.press("Shift+Tab")
+        reached = page.get_by_role("combobox" if name == "Model" else "button", name=name)
+        expect(reached).to_be_focused()
+        assert reached.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
+    keys.press("ArrowDown")
+    keys.press("Tab")
+    keys.press("Tab")
+    keys.press("Enter")
+    expect_log(page, "one\ntwo", "Hello")
+    expect(box(page)).to_be_focused()
+    keys.press("Enter")
+    expect_log(page, "one\ntwo", "Hello", "not yet", "Hello")
+    assert model.asked[-1]["model"] == "tiny"
+    keys.press("Shift+Tab")
+    keys.press("Enter")
+    expect_log(page)
+    expect(box(page)).to_be_focused()
+
+
+def test_enter_that_chooses_a_word_does_not_send(serve: Serve, model: ModelServer, page: Page):
+    enter(page, serve(openai_base_url=model.url))
+    expect(box(page)).to_be_focused()
+    typing: Any = page.context.new_cdp_session(page)  # its dicts are untyped
+    typing.send("Input.imeSetComposition", {"text": "にほ", "selectionStart": 2, "selectionEnd": 2})
+    typing.send("Input.dispatchKeyEvent", {"type": "rawKeyDown", "key": "Enter", "windowsVirtualKeyCode": 13})
+    typing.send("Input.insertText", {"text": "日本"})
+    expect(box(page)).to_have_value("日本")
+    expect_log(page)
+    page.keyboard.press("Enter")
+    expect_log(page, "日本", "Hello")
+    assert len(model.asked) == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_text_can_be_read_in_light_and_in_dark(
+    serve: Serve, model: ModelServer, page: Page, scheme: Literal["light", "dark"]
+):
+    model.answer = reports_an_error
+    page.emulate_media(color_scheme=scheme)
+    enter(page, serve(openai_base_url=model.url))
+    say(page, "Hi")
+    expect(button(page, "Try again")).to_be_visible()
+    paper = page.locator("body").evaluate("body => getComputedStyle(body).backgroundColor")
+    assert paper == ("rgb(26, 27, 28)" if scheme == "dark" else "rgb(251, 250, 248)")
+    assert page.evaluate(CONTRASTS) == []
+
+
+# every text whose contrast with what is behind it is under 4.5 (WCAG 2.2, 1.4.3)
+CONTRASTS = """() => {
+  const light = (color) => {
+    const [r, g, b] = color.match(/[\\d.]+/g).map((part) => part / 255)
+      .map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4))
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+  }
+  const behind = (element) => {
+    const { backgroundColor } = getComputedStyle(element)
+    return backgroundColor === 'rgba(0, 0, 0, 0)' ? behind(element.parentElement) : backgroundColor
+  }
+  return [...document.querySelectorAll('h1, label, button, select, p, textarea')].map((element) => {
+    const [one, two] = [light(getComputedStyle(element).color), light(behind(element))]
+    return [element.outerHTML, (Math.max(one, two) + 0.05) / (Math.min(one, two) + 0.05)]
+  }).filter(([, contrast]) => contrast < 4.5)
+}"""
