@@ -35,7 +35,7 @@ logger = logging.getLogger("worker")
 LEASE = 60.0  # seconds that a claim lasts unless it is renewed
 POLL = 5.0  # seconds between looks for work that another process left behind
 PATIENCE = 20.0  # seconds that a tick waits for what it started
-AT_ONCE = 10  # jobs that one process runs at once
+AT_ONCE = 50  # jobs that one process runs at once: most of them wait for a model
 KEPT = 30 * 86_400.0  # seconds that a finished row is kept: longer than any sender delivers again
 
 Job = dict[str, Any]  # what run(job) gets: id, name, payload, attempts
@@ -326,7 +326,9 @@ class Worker:
         await self._update(row, "token = NULL, attempts = attempts - 1, run_at = $3", self.clock())
 
     async def _finish(self, row: Row, error: str | None) -> None:
-        await self._update(row, "token = NULL, done_at = $3, error = $4", self.clock(), error)
+        # what was done needs its id alone: somebody's message must not outlive the conversation that it is in
+        forget = "" if error else ", payload = 'null'"
+        await self._update(row, f"token = NULL, done_at = $3, error = $4{forget}", self.clock(), error)
         logger.log(logging.ERROR if error else logging.INFO, "job %s: %s", row["id"], error or "done")
 
     async def _fail(self, row: Row, file: JobFile, failure: Exception) -> None:

@@ -85,6 +85,8 @@ async def test_what_is_put_is_run_with_its_payload(database_url: str):
         assert await worker.put("job", {"n": 1}, id="a") is True
         await until(lambda: ran)
         assert ran == [{"id": "a", "name": "job", "attempts": 1, "payload": {"n": 1}}]
+        await end_of(worker, "a")
+        assert await worker.db.read("SELECT payload FROM job") == [{"payload": "null"}]  # it is not kept with the id
 
 
 async def test_the_same_id_is_run_once(database_url: str):
