@@ -9,13 +9,13 @@ every schedule under an id that is the same in every process, so that however ma
 import inspect
 import json
 import logging
-import random
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
+from secrets import SystemRandom
 from typing import Any
 from uuid import uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -31,6 +31,8 @@ from loader import load_files
 from router import positional
 
 logger = logging.getLogger("worker")
+
+_chance = SystemRandom()  # the jobs' own `random` is left alone: they may have seeded it
 
 LEASE = 60.0  # seconds that a claim lasts unless it is renewed
 POLL = 5.0  # seconds between looks for work that another process left behind
@@ -373,7 +375,7 @@ def _scheduled(id: str) -> float:
 
 def _delay(attempts: int) -> float:
     """Seconds until the next attempt: 10, 30, 90 ... up to an hour, half of it left to chance."""
-    return min(10.0 * 3 ** (attempts - 1), 3600.0) * random.uniform(0.5, 1.5)  # noqa: S311
+    return min(10.0 * 3 ** (attempts - 1), 3600.0) * _chance.uniform(0.5, 1.5)
 
 
 def _where(exc: BaseException) -> str:
