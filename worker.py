@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from secrets import SystemRandom
-from typing import Any
+from typing import Any, TypedDict
 from uuid import uuid4
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -40,7 +40,14 @@ PATIENCE = 20.0  # seconds that a tick waits for what it started
 AT_ONCE = 50  # jobs that one process runs at once: most of them wait for a model
 KEPT = 30 * 86_400.0  # seconds that a finished row is kept: longer than any sender delivers again
 
-Job = dict[str, Any]  # what run(job) gets: id, name, payload, attempts
+
+class Job(TypedDict):
+    """What ``run(job)`` gets."""
+
+    id: str  # the same at every attempt: an idempotency key
+    name: str
+    attempts: int  # 1, 2, 3 ...
+    payload: Any  # any JSON value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +310,8 @@ class Worker:
                 await self._fail(row, file, failure)
 
     async def _call(self, file: JobFile, row: Row) -> None:
-        job: Job = {name: row[name] for name in ("id", "name", "attempts")} | {"payload": json.loads(row["payload"])}
+        payload = json.loads(row["payload"])
+        job = Job(id=row["id"], name=row["name"], attempts=row["attempts"], payload=payload)
         arguments = (job, self.state)[: positional(file.run)]
         if is_async(file.run):
             await file.run(*arguments)
