@@ -48,8 +48,6 @@ async def open_state(
         llm = llm or LLM(config)
         stack.push_async_callback(llm.aclose)
         await stack.enter_async_context(draining(config.shutdown_grace))
-        tasks = await stack.enter_async_context(anyio.create_task_group())
-        tasks.start_soon(llm.warm)  # the import takes half a second, and the port need not wait for it
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=HTTP_TIMEOUT))
         channels = channels or {}
         worker = Worker(db, {**(jobs or {}), **{channel.job.name: channel.job for channel in channels.values()}})
@@ -66,6 +64,9 @@ async def open_state(
         works = await stack.enter_async_context(anyio.create_task_group())
         works.start_soon(worker.serve)
         stack.callback(worker.stop)
+        # inside of works: a job that is cancelled from outside of its own scope is not handed back
+        tasks = await stack.enter_async_context(anyio.create_task_group())
+        tasks.start_soon(llm.warm)  # the import takes half a second, and the port need not wait for it
         if config.cron_interval:
             tasks.start_soon(tick_every, worker, config.cron_interval)
         stack.callback(tasks.cancel_scope.cancel)

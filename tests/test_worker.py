@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import anyio.lowlevel
 import httpx
 import pytest
 
+from app import create_app
+from config import Config
 from db import database
 from loader import RouteError
 from tests.conftest import SECRET
-from tests.servers import wait_until, write_tree
+from tests.servers import serving, wait_until, write_tree
 from worker import Job, JobFile, Worker, load_jobs
 
 Run = Callable[..., Any]
@@ -578,3 +581,24 @@ def test_a_monitor_sees_health_and_jobs(serve: Callable[..., str]):
     data = httpx.get(f"{url}/api/jobs", headers={"X-Cron-Secret": SECRET}, trust_env=False).json()["data"]
     assert data["next"]["forget_conversations"] > 0
     assert (data["due"], data["running"], data["failed"]) == ([], [], [])
+
+
+def test_a_server_that_stops_hands_its_running_job_back(tmp_path: Path):
+    files = {
+        "jobs/long.py": "import anyio\nasync def run(job, state):\n    await anyio.sleep(60)",
+        "routes/go/route.py": (
+            "from starlette.responses import Response\n"
+            "async def POST(request):\n    await request.state['worker'].put('long', id='long')\n    return Response()"
+        ),
+    }
+    write_tree(tmp_path, files)
+    file = tmp_path / "app.db"
+    with serving(create_app(Config(routes_dir=tmp_path / "routes", database_url=f"sqlite:///{file}"))) as url:
+        assert httpx.post(f"{url}/go").status_code == 200
+        wait_until(lambda: row_of(file, "long")[1] is not None)
+    assert row_of(file, "long") == (0, None, None)
+
+
+def row_of(file: Path, id: str) -> tuple[int, str | None, float | None]:
+    with closing(sqlite3.connect(file)) as db:
+        return db.execute("SELECT attempts, token, done_at FROM job WHERE id = ?", (id,)).fetchone()
