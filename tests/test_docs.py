@@ -1,26 +1,45 @@
 """Every python block of the docs runs: files are written where their first line says, the rest must compile."""
 
+import ast
+import hashlib
+import hmac
 import re
+import sqlite3
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
 from app import create_app
-from config import Config
+from config import ROUTES, Config
 from loader import load_routes
-from tests.servers import write_tree
+from tests.conftest import SECRET
+from tests.servers import ModelServer, wait_until, write_tree
 
 HERE = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([HERE / "README.md", *(HERE / "docs").glob("*.md")])
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+RUNNING, PORTING = HERE / "docs" / "running.md", HERE / "docs" / "porting.md"
 FILE = re.compile(r"# (\S+\.\w+)\n")
 
+# Variables that the docs name and that are not settings of the app, each with whose it is.
+FOREIGN = {
+    "CREDENTIALS_DIRECTORY",  # systemd's
+    "FORWARDED_ALLOW_IPS",  # uvicorn's
+    "GITHUB_SECRET",  # an example's own
+    "SHOP_SECRET",  # the same
+    "NEXT_PUBLIC_",  # Next.js's
+}
 
-def blocks_of(document: Path) -> list[str]:
-    return BLOCK.findall(document.read_text())
+
+def blocks_of(document: Path, language: str = "python") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def files_of(document: Path) -> dict[str, str]:
@@ -37,24 +56,143 @@ def test_every_python_block_compiles(document: Path):
         compile(block, document.name, "exec")
 
 
-@pytest.mark.parametrize("document", [d for d in DOCUMENTS if files_of(d)], ids=lambda path: path.name)
-def test_the_routes_of_a_document_load_and_answer(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_tree(tmp_path, files_of(document))
-    (tmp_path / "routes").mkdir(exist_ok=True)
-    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])  # a module beside routes/ is imported by its name
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for a document's files; a module beside routes/ is imported by its name, and forgotten afterwards."""
+    (tmp_path / "routes").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)  # pyright: ignore[reportUnknownMemberType] - pytest leaves it untyped
     before = set(sys.modules)
-    try:
-        app = create_app(Config(routes_dir=tmp_path / "routes", webchat_token="t", cron_secret="s"))
-        with TestClient(app) as client:
-            for route in load_routes(tmp_path / "routes"):
-                params: dict[str, Any] = {s.text: ["1"] if s.rank > 1 else "1" for s in route.segments if s.rank}
-                for method in route.handlers:
-                    response = client.request(method, route.url_path_for(route.path, **params), content="{}")
-                    assert response.status_code not in (405, 500)
-    finally:
-        for name in set(sys.modules) - before:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-                del sys.modules[name]
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("document", [d for d in DOCUMENTS if files_of(d)], ids=lambda path: path.name)
+def test_the_routes_of_a_document_load_and_answer(document: Path, tree: Path):
+    write_tree(tree, files_of(document))
+    url = f"sqlite:///{tree / 'data/app.db'}"
+    app = create_app(Config(routes_dir=tree / "routes", webchat_token="t", cron_secret="s", database_url=url))
+    with TestClient(app, headers={"Authorization": "Bearer t"}) as client:
+        for route in load_routes(tree / "routes"):
+            params: dict[str, Any] = {s.text: ["1"] if s.rank > 1 else "1" for s in route.segments if s.rank}
+            for method in route.handlers:
+                response = client.request(method, route.url_path_for(route.path, **params), content="{}")
+                assert response.status_code not in (401, 405, 500)
+
+
+@pytest.fixture
+def ported(
+    tree: Path, serve_tree: Callable[..., str], model: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[httpx.Client]:
+    """A client of an app that is the files of docs/porting.md, beside the routes that ship."""
+    monkeypatch.setenv("SHOP_SECRET", "shop")
+    shipped = {str(file.relative_to(HERE)): file.read_text() for file in ROUTES.rglob("route.py")}
+    files = {f"../{name}": text for name, text in {**shipped, **files_of(PORTING)}.items()}
+    with httpx.Client(base_url=serve_tree(files, openai_base_url=model.url)) as client:
+        yield client
+
+
+def sent() -> list[object]:
+    """What the example's mailing.py has sent so far."""
+    return list(sys.modules["mailing"].SENT.values())
+
+
+def test_the_ported_chat_streams_what_the_model_says(ported: httpx.Client, bearer: dict[str, str], model: ModelServer):
+    assert ported.post("/api/support", json={"message": "Hi"}).status_code == 401
+    wrong = ported.post("/api/support", json=["Hi"], headers=bearer)
+    assert (wrong.status_code, wrong.json()["details"][0]["field"]) == (400, "message")
+    said = ported.post("/api/support", json={"message": "Hi"}, headers=bearer).text
+    assert said == 'data: {"text": "Hel"}\n\ndata: {"text": "lo"}\n\ndata: [DONE]\n\n'
+    assert model.asked[0]["messages"] == [{"role": "user", "content": "Hi"}]
+
+
+def test_a_tick_stores_when_the_ported_job_is_next(ported: httpx.Client, tree: Path):
+    assert ported.get("/api/cron", headers={"X-Cron-Secret": SECRET}).json()["success"]
+    with closing(sqlite3.connect(tree / "data/app.db")) as db:
+        [(id,)] = db.execute("SELECT id FROM job WHERE name = 'digest'").fetchall()
+    assert re.fullmatch(r"cron:digest:[0-9-]+T09:00:00\+00:00", id)
+
+
+def test_the_ported_webhook_sends_one_receipt_for_two_deliveries(ported: httpx.Client):
+    body = b'{"id": "7", "order": "a book"}'
+    signed = {"X-Shop-Signature": hmac.digest(b"shop", body, hashlib.sha256).hex()}
+    assert ported.post("/api/webhooks/shop", content=body).status_code == 401
+    new = [ported.post("/api/webhooks/shop", content=body, headers=signed).json()["data"]["new"] for _ in range(2)]
+    assert new == [1, 0]
+    wait_until(lambda: sent() == ["a book"])
+
+
+def test_what_after_did_is_a_job(ported: httpx.Client):
+    assert ported.post("/orders", json={"book": 1}).status_code == 201
+    wait_until(lambda: sent() == [{"book": 1}])
+
+
+def test_the_ported_proxy_sends_strangers_to_the_login(ported: httpx.Client):
+    stranger = ported.get("/account")
+    assert (stranger.status_code, stranger.headers["location"]) == (307, "/login")
+    assert ported.get("/account", headers={"Cookie": "session=1"}).json() == {"session": "1"}
+
+
+def test_the_backup_of_the_docs_holds_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    [block] = [block for block in blocks_of(RUNNING) if "backup(" in block]
+    with closing(sqlite3.connect("data/app.db", isolation_level=None)) as app:
+        app.execute("PRAGMA journal_mode=WAL")
+        app.execute("CREATE TABLE said (word)")
+        app.execute("INSERT INTO said VALUES ('kept')")
+        exec(compile(block, RUNNING.name, "exec"), {})  # noqa: S102 - the block is what is tested
+    with closing(sqlite3.connect("backup.db")) as copy:
+        assert copy.execute("SELECT word FROM said").fetchall() == [("kept",)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_shell_block_can_be_parsed(document: Path):
+    for block in blocks_of(document, "bash"):
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_setting_that_a_document_names_exists(document: Path):
+    settings = {field.name.upper() for field in fields(Config)}
+    words = set(re.findall(r"\b[A-Z]+(?:_[A-Z0-9]+)+\b|\bNEXT_PUBLIC_", document.read_text()))
+    assert words - settings - FOREIGN == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_path_of_the_api_that_a_document_names_is_a_route(document: Path):
+    text = re.sub(r"https?://(localhost|example\.com|route-py)(:\d+)?", " ", document.read_text())
+    own = [re.sub(r"^routes|/route\.py$", "", name) for name in files_of(document) if name.endswith("/route.py")]
+    shapes = [path.split("/") for path in [route.path for route in load_routes(ROUTES)] + own]
+    for path in re.findall(r"(?<![\w./*])/api/[\w/\[\]-]+", text):
+        parts = path.rstrip("/").split("/")
+        assert any(
+            len(shape) == len(parts) and all(b == a or b.startswith("[") for a, b in zip(parts, shape, strict=True))
+            for shape in shapes
+        ), path
+
+
+def test_every_line_of_the_log_is_explained():
+    section = RUNNING.read_text().split("\n## The log\n")[1].split("\n## ")[0]
+    shown = re.findall(r"`([^`]+)`", section)
+    for file in HERE.glob("*.py"):
+        for line in lines_logged_by(file):
+            pattern = re.escape(line).replace("%s", ".*")
+            assert any(re.fullmatch(pattern, example) for example in shown), f"{file.name} logs {line!r}"
+
+
+def lines_logged_by(file: Path) -> list[str]:
+    """The texts that a module's logger is given, with their %s."""
+    calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    return [
+        next(a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str))
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id == "logger"
+        and call.func.attr in ("debug", "info", "warning", "error", "exception", "log")
+    ]
 
 
 def test_every_local_link_leads_somewhere():
