@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from config import HERE, ConfigError
 
@@ -307,7 +308,10 @@ class PostgreSQL:
             ) from None
         self._conflict: type[Exception] = driver.UniqueViolationError
         try:
-            self._pool = await driver.create_pool(self.url, min_size=1, max_size=10, timeout=10, command_timeout=30)
+            url, options = _asyncpg_options(self.url)
+            self._pool = await driver.create_pool(
+                url, min_size=1, max_size=10, timeout=10, command_timeout=30, **options
+            )
             # replicas that start together wait for each other: CREATE TABLE IF NOT EXISTS alone is not safe
             await migrate(self, ("SELECT pg_advisory_xact_lock(7204093714)", ()))
         except (OSError, ValueError, driver.PostgresError, driver.InterfaceError) as exc:
@@ -330,3 +334,13 @@ class PostgreSQL:
                 return [[dict(row) for row in await connection.fetch(sql, *values)] for sql, values in statements]
         except self._conflict as exc:
             raise Conflict(str(exc)) from exc
+
+
+def _asyncpg_options(url: str) -> tuple[str, dict[str, int]]:
+    """Take out of a URL what is the driver's: ``statement_cache_size=0``, for PgBouncer's transaction mode."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if "statement_cache_size" not in query:
+        return url, {}
+    size = int(query.pop("statement_cache_size"))
+    return urlunsplit(parts._replace(query=urlencode(query))), {"statement_cache_size": size}

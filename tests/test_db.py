@@ -67,3 +67,13 @@ async def test_a_server_that_is_not_there_stops_the_start_without_its_password()
         await database("postgresql://ada:s3cret@127.0.0.1:9/x").open()
     assert "s3cret" not in str(error.value)
     assert "Start the server" in str(error.value)
+
+
+@pytest.mark.parametrize(("option", "kept"), [("", True), ("&statement_cache_size=0", False)])
+async def test_statements_need_not_be_prepared_where_a_pooler_would_lose_them(postgres: str, option: str, kept: bool):
+    db = database(postgres + option)
+    await db.open()
+    rows = await db.read("SELECT name FROM pg_prepared_statements WHERE name <> ''")
+    rows = await db.read("SELECT name FROM pg_prepared_statements WHERE name <> ''")
+    await db.aclose()
+    assert bool(rows) is kept
