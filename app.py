@@ -1,28 +1,23 @@
-"""The front door: puts everything together, turns errors into status codes, and is the command line.
+"""The front door: puts everything together, and turns errors into status codes.
 
-`uvicorn app:app` serves it; `python -m app` says what else there is. Importing the module alone builds nothing.
+`uvicorn app:app` serves it; `python -m app` runs a command. Importing the module alone builds nothing.
 """
 
-import argparse
-import asyncio
-import json
 import logging
 import math
-import os
-import secrets
-import shlex
-import socket
 import sys
-import time
-import traceback
-from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
-from urllib.parse import quote
+from importlib.util import find_spec
+from typing import Any
 
-import uvicorn
+if __name__ == "__main__" and not find_spec("starlette"):
+    sys.exit(
+        f"{sys.executable} has none of the project's packages. "
+        "Run make dev once, which installs them, and then write: .venv/bin/python -m app"
+    )
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -31,32 +26,29 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from auth import Unauthorized
-from chat import Busy, iso
-from config import HERE, Config, ConfigError, load_config, read_env
-from db import database
+from chat import Busy
+from commands import main
+from config import Config
 from errors import BadRequest, Errors
 from llm import LLM, LLMError, RateLimited, Silent
-from loader import RouteError, load_routes
 from requestlog import RequestLog
-from router import Route, Router
+from router import Router
+from startup import load, message_of, read_settings, report, set_up_logging
 from state import State, open_state
 from store import NotFound, Reused, Running
-from webhooks import load_channels
-from worker import Worker, load_jobs
 
 logger = logging.getLogger("app")
 
 
 def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
-    """Build the app; ``llm`` to talk to the models in another way. Raises what `load_routes` raises."""
+    """Build the app; ``llm`` to talk to the models in another way. Raises what `load` raises."""
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[State]:
         async with open_state(config, jobs, channels, llm) as state:
             yield state
 
-    routes, jobs = load_routes(config.routes_dir), load_jobs(config.routes_dir.parent / "jobs")
-    channels = load_channels(config.routes_dir.parent / "channels")
+    routes, jobs, channels = load(config)
     app = App(exception_handlers=HANDLERS)
     app.max_body_bytes = config.max_body_bytes
     app.router = Router(routes, public=config.routes_dir.parent / "public", lifespan=lifespan)
@@ -204,21 +196,11 @@ def dev() -> ASGIApp:
 
 def start() -> Config:
     """Read the settings and set up logging, once in each process that serves."""
-    config = load_config(os.environ)
-    for name in (".env.local", ".env"):  # a route may have settings of its own, and finds them as in Next.js
-        for key, value in read_env(HERE / name).items():
-            os.environ.setdefault(key, value)
+    config = read_settings()
     set_up_logging(config.log_level)
     access = logging.getLogger("uvicorn.access")  # our own line says more, and never a query
     access.handlers, access.propagate = [], False
     return config
-
-
-def set_up_logging(level: str) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger().setLevel(level.upper())
-    for name in ("httpx", "httpx2", "openai", "httpcore2", "watchfiles"):  # they log each request, with its URL
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def warn_of_closed_doors(config: Config) -> None:
@@ -227,213 +209,6 @@ def warn_of_closed_doors(config: Config) -> None:
             logger.warning("%s is not set: %s answers 401 to everybody. Set it in the environment or .env", name, what)
     if config.is_offline:
         logger.warning("no model is connected, the offline one answers: set OPENAI_API_KEY or OPENAI_BASE_URL")
-
-
-def message_of(exc: BaseException) -> str:
-    """Say what is wrong: our own errors in their words, a module's with its traceback, a group's one by one."""
-    if isinstance(exc, ExceptionGroup):
-        group = cast("ExceptionGroup[Exception]", exc)
-        return f"{group.message}:\n\n" + "\n".join(message_of(inner) for inner in group.exceptions)
-    if isinstance(exc, RouteError | ConfigError):
-        return f"{exc}\n"
-    return "".join(traceback.format_exception(exc))
-
-
-def report(exc: BaseException) -> None:
-    print(message_of(exc), file=sys.stderr, end="", flush=True)
-
-
-# The command line.
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m app", description="Serve the routes folder.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("dev", help="serve with reload, and print the routes, a link to the chat page and a curl line")
-    commands.add_parser("start", help="serve as in production: no reload, WEB_CONCURRENCY workers")
-    commands.add_parser("routes", help="list the routes, or everything that is wrong with them")
-    jobs = commands.add_parser("jobs", help="list what is due, running and failed, and when each schedule is next")
-    jobs.add_argument("action", nargs="?", choices=["replay"], help="put a failed job back")
-    jobs.add_argument("id", nargs="?", help="the id of the failed job")
-    given = parser.parse_args(arguments)
-    command = given.command
-    if command == "jobs" and given.action and not given.id:
-        parser.error("which job? Write: python -m app jobs replay ID")
-    try:
-        config = load_config(os.environ)
-        if command == "routes":
-            print(table(load_routes(config.routes_dir)))
-            return 0
-        if command == "jobs":
-            return asyncio.run(run_jobs(config, given.id))
-        check_port(config)
-    except Exception as exc:
-        report(exc)
-        return 1
-    return run_dev(config) if command == "dev" else run_start(config)
-
-
-async def run_jobs(config: Config, replay: str | None) -> int:
-    """List the jobs, or put a failed one back."""
-    db = database(config.database_url)
-    await db.open()
-    try:
-        worker = Worker(db, load_jobs(config.routes_dir.parent / "jobs"))
-        if replay is not None:
-            found = await worker.replay(replay)
-            print(f"{replay} is due again" if found else f"No failed job is called {replay}; see: python -m app jobs")
-            return 0 if found else 1
-        overview = await worker.overview()
-        for word in ("due", "running", "failed"):
-            for row in overview[word]:
-                how = f"attempt {row['attempts']}  {row['error'] or ''}"
-                print(f"{word:8} {iso(row['run_at'])}  {row['id']}  {how}".rstrip())
-        for name, at in overview["next"].items():
-            print(f"next     {iso(at)}  {name}")
-        return 0
-    finally:
-        await db.aclose()
-
-
-def check_port(config: Config) -> None:
-    """Raise `ConfigError` when the port cannot be listened on."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((config.host, config.port))
-    except OSError as exc:
-        raise ConfigError(
-            f"Cannot listen on {config.host} port {config.port}: {exc.strerror or exc}. "
-            f"Stop what listens there, or choose another: PORT={config.port + 1} make dev"
-        ) from None
-
-
-def run_start(config: Config) -> int:
-    set_up_logging(config.log_level)
-    uvicorn.run(
-        "app:app",
-        host=config.host,
-        port=config.port,
-        workers=config.web_concurrency,
-        log_config=None,
-        timeout_graceful_shutdown=math.ceil(config.shutdown_grace) + 5,
-    )
-    return 0
-
-
-def run_dev(config: Config) -> int:
-    from uvicorn.supervisors.watchfilesreload import WatchFilesReload
-    from watchfiles import watch
-
-    # Python takes a cached file for the new one when it is as long and was saved within the same second
-    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    if config.webchat_token is None:  # one for this run, which the reloaded processes inherit
-        os.environ["WEBCHAT_TOKEN"] = secrets.token_urlsafe(24)
-    set_up_logging(config.log_level)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    folders = [HERE, config.routes_dir, config.routes_dir.parent]
-    server = uvicorn.Config(
-        "app:dev",
-        factory=True,
-        host=config.host,
-        port=config.port,
-        reload=True,
-        reload_dirs=[str(folder) for folder in folders if folder.is_dir()],
-        log_config=None,
-        proxy_headers=False,
-        timeout_graceful_shutdown=1,
-    )
-    reloader = WatchFilesReload(server, target=DevServer(server).run, sockets=[server.bind_socket()])
-    reloader.watch_filter = Sources(config)  # pyright: ignore[reportAttributeAccessIssue]
-    reloader.should_exit = Flag()  # pyright: ignore[reportAttributeAccessIssue]
-    options: dict[str, Any] = {"debounce": 200, "rust_timeout": 100, "yield_on_timeout": True}
-    reloader.watcher = watch(*server.reload_dirs, watch_filter=None, stop_event=reloader.should_exit, **options)
-    next(reloader.watcher)  # it watches from here on, so no change is missed while the app starts
-    reloader.run()
-    return 0
-
-
-class Flag:
-    """An event that a signal handler may set.
-
-    `threading.Event` takes a lock to be set: a second signal (make passes its own on) then waits for the first one's
-    handler, which it has interrupted, for ever.
-    """
-
-    def __init__(self) -> None:
-        self._is_set = False
-
-    def set(self) -> None:
-        self._is_set = True
-
-    def is_set(self) -> bool:
-        return self._is_set
-
-    def wait(self, timeout: float) -> bool:
-        if not self._is_set:
-            time.sleep(timeout)
-        return self._is_set
-
-
-class Sources:
-    """Which changed files restart the development server."""
-
-    def __init__(self, config: Config) -> None:
-        base = config.routes_dir.parent
-        self.trees = tuple(folder.resolve() for folder in (config.routes_dir, base / "public", base / "jobs"))
-
-    def __call__(self, path: Path) -> bool:
-        if path.suffix in (".pyc", ".swp", ".swx", ".tmp") or path.name.endswith("~") or "__pycache__" in path.parts:
-            return False
-        if any(tree in path.parents for tree in self.trees):
-            return True  # any file or folder: a moved folder shows as itself, not as the files in it
-        inside = path.relative_to(HERE).parts if HERE in path.parents else ()
-        if not inside or inside[0] in ("tests", "bench", "docs", "data", ".venv", ".git"):
-            return False
-        return path.suffix == ".py" or inside in ((".env",), (".env.local",))
-
-
-class DevServer(uvicorn.Server):
-    """Prints what is served as soon as the port is open."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        app = cast("object", self.config.loaded_app)  # pyright: ignore[reportUnknownMemberType]
-        if isinstance(app, Starlette):
-            print(banner(app.state.config, [route for route in app.routes if isinstance(route, Route)]), flush=True)
-
-
-def banner(config: Config, routes: Sequence[Route]) -> str:
-    url = f"http://{'localhost' if config.host in ('127.0.0.1', '0.0.0.0') else config.host}:{config.port}"  # noqa: S104
-    model = "the offline one (set OPENAI_API_KEY or OPENAI_BASE_URL to connect a real one)"
-    if not config.is_offline:
-        model = f"{config.model_smart} (smart), {config.model_fast} (fast) at {config.openai_base_url or 'OpenAI'}"
-    lines = ["", f"  Serving {url}", "", *(f"  {line}" for line in table(routes).splitlines()), "", f"  Model: {model}"]
-    if any(route.path == "/api/chat" for route in routes):
-        token = str(config.webchat_token).split(",")[0]
-        curl = ["curl", "-N", f"{url}/api/chat", "-H", f"Authorization: Bearer {token}"]
-        curl += ["-H", "Content-Type: application/json", "-d", json.dumps({"message": "Hello, who are you?"})]
-        lines += ["  Talk to it:", ""]
-        if (config.routes_dir.parent / "public/index.html").is_file():
-            lines += [f"  {url}/#token={quote(token, safe='')}", ""]  # a browser keeps a fragment to itself
-        lines += [f"  {shlex.join(curl)}"]
-    return "\n".join([*lines, ""])
-
-
-def table(routes: Sequence[Route]) -> str:
-    """One line a route: methods, path, file, and the folders whose middleware is around it."""
-    rows = [(", ".join(sorted(route.handlers)), route.path, route.file, *guards_of(route)) for route in routes]
-    widths = [max((len(row[i]) for row in rows), default=0) for i in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), *row[3:]]).rstrip()
-        for row in rows
-    )
-
-
-def guards_of(route: Route) -> list[str]:
-    names = [str(cls.__name__) for guard in route.guards for cls, _, _ in guard.middleware]
-    return [f"inside {', '.join(names)}"] if names else []
 
 
 if __name__ == "__main__":

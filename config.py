@@ -154,9 +154,29 @@ ANSWERED_WITH = {
 
 
 def load_config(environ: Mapping[str, str], project: Path = HERE) -> Config:
-    """Read the settings from the environment and the .env files of a folder. Raises `ConfigError`."""
-    sources = [("the environment", environ), *((name, read_env(project / name)) for name in (".env.local", ".env"))]
+    """Read the settings from the environment and the .env files of a folder.
+
+    One problem is raised as a `ConfigError`, several as an `ExceptionGroup` of them.
+    """
+    config, problems = read_config(environ, project)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise ExceptionGroup(f"{len(problems)} problems in the settings", problems)
+    return config
+
+
+def read_config(environ: Mapping[str, str], project: Path = HERE) -> tuple[Config, list[ConfigError]]:
+    """Read the same, with a default in the place of what cannot be used, and return what is wrong beside it."""
+    problems: list[ConfigError] = []
+    sources: list[tuple[str, Mapping[str, str]]] = [("the environment", environ)]
+    for name in (".env.local", ".env"):
+        try:
+            sources.append((name, read_env(project / name)))
+        except ConfigError as exc:
+            problems.append(exc)
     values: dict[str, Any] = {}
+    wrong: set[str] = set()
     for entry in fields(Config):
         name = entry.name.upper()
         source, value = next(((source, found[name]) for source, found in sources if name in found), ("", ""))
@@ -166,14 +186,17 @@ def load_config(environ: Mapping[str, str], project: Path = HERE) -> Config:
             values[entry.name] = entry.metadata["parse"](value)
         except ValueError as exc:
             shown = "the value" if entry.metadata["hidden"] else repr(value)
-            raise ConfigError(f"{name}: {shown} cannot be used: {exc}. Mend it in {source}.") from None
+            wrong.add(entry.name)
+            problems.append(ConfigError(f"{name}: {shown} cannot be used: {exc}. Mend it in {source}."))
     for opens, answers in ANSWERED_WITH.items():
-        if opens in values and answers not in values:
-            raise ConfigError(
-                f"{opens.upper()} is set, but {answers.upper()} is not: messages would come in that nobody can answer. "
-                "Set it too."
+        if opens in values and answers not in {*values, *wrong}:
+            problems.append(
+                ConfigError(
+                    f"{opens.upper()} is set, but {answers.upper()} is not: messages would come in that nobody can "
+                    "answer. Set it too."
+                )
             )
-    return Config(**values)
+    return Config(**values), problems
 
 
 def read_env(file: Path) -> dict[str, str]:

@@ -100,7 +100,7 @@ class Database(Protocol):
 
 
 def database(url: str) -> Database:
-    """Return the database that a URL names, not yet opened."""
+    """Return the database that a URL names, not yet opened. Raises `ConfigError` where its driver is missing."""
     return SQLite(url) if url.startswith("sqlite:") else PostgreSQL(url)
 
 
@@ -297,16 +297,17 @@ class PostgreSQL:
     def __init__(self, url: str) -> None:
         self.url = url
         self._pool: Any = None
-
-    async def open(self) -> None:
         try:
-            driver: Any = import_module("asyncpg")  # it comes without type stubs
+            self._driver: Any = import_module("asyncpg")  # it comes without type stubs
         except ImportError:
             raise ConfigError(
                 "DATABASE_URL names a PostgreSQL server, but its driver is not installed. "
                 """Install it: .venv/bin/python -m pip install -c constraints.txt ".[postgres]\""""
             ) from None
-        self._conflict: type[Exception] = driver.UniqueViolationError
+        self._conflict: type[Exception] = self._driver.UniqueViolationError
+
+    async def open(self) -> None:
+        driver = self._driver
         try:
             url, options = _asyncpg_options(self.url)
             self._pool = await driver.create_pool(

@@ -58,7 +58,7 @@ def load_routes(root: Path) -> list[Route]:
     `RouteError`, or whatever a module raised on import, with a note that names the file.
     """
     problems: list[Exception] = []
-    files = sorted(walk(root, problems), key=lambda file: (file.segments, file.shown))
+    files = sorted(walk(root, problems), key=order)
     problems += conflicts(files)
     modules = Modules(root)
     routes: list[Route] = []
@@ -86,12 +86,17 @@ def load_routes(root: Path) -> list[Route]:
     return routes
 
 
-def raise_together(problems: Sequence[Exception], root: Path) -> None:
+def order(file: RouteFile) -> tuple[tuple[Segment, ...], str]:
+    """The order in which files are tried, as a key to sort by."""
+    return file.segments, file.shown
+
+
+def raise_together(problems: Sequence[Exception], root: Path | None = None) -> None:
     """Raise one problem as itself, several as an `ExceptionGroup`, none not at all."""
     if len(problems) == 1:
         raise problems[0]
     if problems:
-        raise ExceptionGroup(f"{len(problems)} problems in {root.name}/", problems)
+        raise ExceptionGroup(f"{len(problems)} problems" + (f" in {root.name}/" if root else ""), problems)
 
 
 def walk(root: Path, problems: list[Exception]) -> Iterator[RouteFile]:
@@ -103,9 +108,8 @@ def walk(root: Path, problems: list[Exception]) -> Iterator[RouteFile]:
         entries = {entry.name: entry for entry in os.scandir(folder)}
         if "middleware.py" in entries and entries["middleware.py"].is_file():
             guards += ((len(segments), folder / "middleware.py", not group),)
-        found: list[RouteFile] = []
         if "route.py" in entries and entries["route.py"].is_file():
-            found.append(RouteFile(folder / "route.py", _shown(root, folder / "route.py"), segments, guards))
+            yield RouteFile(folder / "route.py", _shown(root, folder / "route.py"), segments, guards)
         for name in sorted(entries):
             if name.startswith("_") or not entries[name].is_dir():
                 continue
@@ -114,29 +118,36 @@ def walk(root: Path, problems: list[Exception]) -> Iterator[RouteFile]:
                     RouteError(f"{_shown(root, folder / name)}: this link leads to a folder above it. Remove it.")
                 )
                 continue
-            transparent = name.startswith("@") or (name.startswith("(") and name.endswith(")"))
+            transparent = is_transparent(name)
             try:
                 below = segments if transparent else (*segments, parse_folder(name))
             except ValueError as exc:
                 if any((folder / name).rglob("route.py")):
                     problems.append(RouteError(f"{_shown(root, folder / name)}: {exc}"))
                 continue
-            found.extend(visit(folder / name, below, guards, group or transparent))
-        if segments and segments[-1].rank >= 2:
-            for file in found:
-                if file.segments != segments:
-                    problems.append(
-                        RouteError(
-                            f"{file.shown}: Catch-all must be the last part of the URL. "
-                            f"Move the file out of '{segments[-1]}', or read the rest of the path there."
-                        )
-                    )
-            found = [file for file in found if file.segments == segments]
-        yield from found
+            yield from visit(folder / name, below, guards, group or transparent)
 
     if not root.is_dir():
         raise RouteError(f"{root}: there is no such folder. Create it, or set ROUTES_DIR to the folder of your routes.")
-    yield from visit(root, (), (), False)
+    for file in visit(root, (), (), False):
+        if (problem := below_catch_all(file)) is None:
+            yield file
+        else:
+            problems.append(problem)
+
+
+def below_catch_all(file: RouteFile) -> RouteError | None:
+    if (inner := next((segment for segment in file.segments[:-1] if segment.rank >= 2), None)) is None:
+        return None
+    return RouteError(
+        f"{file.shown}: Catch-all must be the last part of the URL. "
+        f"Move the file out of '{inner}', or read the rest of the path there."
+    )
+
+
+def is_transparent(folder: str) -> bool:
+    """Whether a folder adds nothing to the path: a (group) or a @slot."""
+    return folder.startswith("@") or (folder.startswith("(") and folder.endswith(")"))
 
 
 def parse_folder(name: str) -> Segment:
@@ -244,6 +255,11 @@ class Modules:
         except BaseException as exc:
             sys.modules.pop(name, None)
             exc.add_note(f"while loading {_shown(self.root, file)}")
+            if isinstance(exc, ModuleNotFoundError) and is_missing(exc.name):
+                exc.add_note(
+                    f"No package that is installed has {exc.name!r}. Add the one that does to the dependencies in "
+                    "pyproject.toml and run make dev, which installs what is missing."
+                )
             raise
         return sys.modules.get(name, module)
 
@@ -287,6 +303,12 @@ def load_files(root: Path, read: Callable[[str, str, Mapping[str, Any]], T]) -> 
             problems.append(RouteError(f"{shown}: {exc}"))
     raise_together(problems, root)
     return files
+
+
+def is_missing(name: str | None) -> bool:
+    """Whether a module's package is not installed at all; one of the tree's own is not wanted from elsewhere."""
+    top = (name or "").partition(".")[0]
+    return bool(top) and not top.startswith("_routes_") and importlib.util.find_spec(top) is None
 
 
 def escape(name: str) -> str:

@@ -1,6 +1,8 @@
 """Fixtures that start real servers; copy them for the tests of your own routes."""
 
 import asyncio
+import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,8 +16,9 @@ from uuid import uuid4
 import pytest
 
 from app import create_app
-from config import Config
+from config import HERE, Config
 from llm import LLM, READ
+from tests.processes import Project
 from tests.servers import ModelServer, serving, write_tree
 
 TOKEN = "a-token-of-the-tests"
@@ -62,6 +65,18 @@ def serve_tree(serve: Serve, tmp_path: Path) -> Callable[..., str]:
         return serve(routes_dir=routes, **settings)
 
     return start
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A copy of the project as a clone has it (no settings of the developer's own), with this one's packages."""
+    copy = tmp_path / "clone"
+    skip = shutil.ignore_patterns(
+        ".venv", ".git", ".env", ".env.local", "data", "__pycache__", ".*_cache", ".hypothesis"
+    )
+    shutil.copytree(HERE, copy, ignore=skip)
+    shutil.copytree(HERE / ".venv", copy / ".venv", symlinks=True, copy_function=os.link)
+    return copy
 
 
 @pytest.fixture(scope="session")

@@ -4,85 +4,12 @@ import os
 import re
 import shlex
 import shutil
-import signal
-import subprocess
-import threading
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import httpx
 import pytest
 
-from config import HERE
+from tests.processes import PYTHON, Project, run, running
 from tests.servers import free_port, wait_until, write_tree
-
-Project = Path
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    """A copy of the project as a clone has it (no settings of the developer's own), with this one's packages."""
-    copy = tmp_path / "clone"
-    skip = shutil.ignore_patterns(
-        ".venv", ".git", ".env", ".env.local", "data", "__pycache__", ".*_cache", ".hypothesis"
-    )
-    shutil.copytree(HERE, copy, ignore=skip)
-    shutil.copytree(HERE / ".venv", copy / ".venv", symlinks=True, copy_function=os.link)
-    return copy
-
-
-class Command:
-    """A running command and what it has printed so far."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.process = process
-        self.output = ""
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.output += line
-
-    def wait_for(self, words: str) -> None:
-        try:
-            wait_until(lambda: words in self.output or self.process.poll() is not None, 60)
-        finally:
-            assert words in self.output, self.output
-
-
-@contextmanager
-def running(project: Project, *command: str, **environ: str) -> Generator[Command]:
-    environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environ}
-    process = subprocess.Popen(
-        command,
-        cwd=project,
-        env=environ,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    started = Command(process)
-    try:
-        yield started
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
-        started.reader.join(5)
-        assert process.stdout is not None
-        process.stdout.close()
-
-
-def run(project: Project, *command: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-    environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environ}
-    return subprocess.run(command, cwd=project, env=environ, text=True, capture_output=True, timeout=60)
-
-
-PYTHON = ".venv/bin/python"
 
 
 def test_make_dev_prints_a_curl_line_that_streams_the_offline_model(project: Project):
@@ -240,5 +167,5 @@ def test_make_jobs_lists_the_schedules_and_replay_says_what_it_did(project: Proj
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"next     \d{4}-\d\d-\d\dT04:00:00\.000Z  forget_conversations\n", done.stdout)
     done = run(project, PYTHON, "-m", "app", "jobs", "replay", "nothing")
-    assert (done.returncode, done.stdout) == (1, "No failed job is called nothing; see: python -m app jobs\n")
+    assert (done.returncode, done.stderr) == (1, "No failed job is called nothing; see: python -m app jobs\n")
     assert run(project, PYTHON, "-m", "app", "jobs", "replay").returncode == 2

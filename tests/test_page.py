@@ -14,12 +14,12 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Dialog, Error, Locator, Page, expect, sync_playwright
 
-from app import banner
 from config import HERE, ROUTES, Config
+from devserver import banner
 from loader import load_routes
 from tests.conftest import TOKEN, Serve
+from tests.processes import running
 from tests.servers import Answer, Exchange, ModelServer, free_port, two_words, wait_until
-from tests.test_app import running
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SWITCHES = (  # no sandbox: root has none, and the pages are our own; the rest keeps it from calling home

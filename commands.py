@@ -1,0 +1,231 @@
+"""The command line: `python -m app COMMAND`. Its help is the list of what there is."""
+
+import argparse
+import asyncio
+import difflib
+import math
+import os
+import shlex
+import socket
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+
+import uvicorn
+
+from chat import iso
+from config import HERE, Config, ConfigError, read_config
+from db import database
+from devserver import run_dev, table, url_of
+from loader import load_routes, raise_together
+from scaffold import example, write_route
+from startup import each, load, read_settings, report, set_up_logging, share_env
+from worker import Worker, load_jobs
+
+PROG = "python -m app"
+COMMANDS = {
+    "dev": "serve with reload, and print the routes, a link to the chat page and a curl line",
+    "start": "serve as in production: no reload, WEB_CONCURRENCY workers",
+    "routes": "list the routes, or everything that is wrong with them",
+    "check": "say everything that would stop the start, without starting (lint and types: make check)",
+    "new": "write a route.py for a path, in quotes: new '/users/[id]'",
+    "jobs": "list what is due, running and failed; jobs replay ID puts a failed one back",
+}
+MORE = """settings come from the environment, then .env.local, then .env; README.md lists them.
+make dev, make start, make routes and make jobs install what is missing first."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = command_line()
+    if not words:
+        parser.print_help()
+        return 2
+    if words[0] not in (*COMMANDS, *OPTIONS):
+        return refuse(unknown(words[0], COMMANDS))
+    given, rest = parser.parse_known_args(words)
+    if rest:
+        return refuse(unknown(rest[0], ()))
+    if given.command == "jobs" and given.words and (given.words[0] != "replay" or len(given.words) != 2):
+        mend = nearest(given.words[0], ["replay"]) if given.words[0] != "replay" else None
+        return refuse(f"To put a failed job back, write: {PROG} jobs replay ID" + (f" ({mend})" if mend else ""))
+    try:
+        code = RUN[given.command](given)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # what reads it, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as exc:
+        report(exc)
+        return 1
+
+
+OPTIONS = ("-h", "--help", "--version")
+
+
+def command_line() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROG,
+        description="Serve the routes folder: a route.py in a folder answers at that folder's path.",
+        epilog=MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=version())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    found = {name: commands.add_parser(name, help=words, description=words) for name, words in COMMANDS.items()}
+    found["new"].add_argument("path", metavar="PATH", help="'/docs/[...slug]', '/(site)/about' or 'routes/about'")
+    found["jobs"].usage = f"{PROG} jobs [replay ID]"
+    found["jobs"].add_argument("words", nargs="*", metavar="replay ID", help="put a failed job back")
+    return parser
+
+
+def version() -> str:
+    project = tomllib.loads((HERE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return f"{project['name']} {project['version']}"
+
+
+def refuse(words: str) -> int:
+    print(words, file=sys.stderr)
+    return 2
+
+
+def unknown(word: str, known: Iterable[str]) -> str:
+    """Say that there is no such word, and which one may have been meant."""
+    if not word.startswith("-"):
+        mend = nearest(word, known) or f"see: {PROG} --help"
+        return f"There is no command {word!r}; {mend}" if known else f"{word!r} is one word too many; {mend}"
+    option = word.partition("=")[0]
+    setting = option.strip("-").replace("-", "_").upper()
+    if setting in (entry.name.upper() for entry in fields(Config)):
+        return (
+            f"There is no option {option!r}; {setting} is a setting: write {setting}=... before the command or in .env"
+        )
+    return f"There is no option {option!r}; {nearest(option, OPTIONS) or f'see: {PROG} --help'}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else None
+
+
+def dev(given: argparse.Namespace) -> int:
+    config = read_settings()
+    check_port(config, "dev")
+    return run_dev(config)
+
+
+def start(given: argparse.Namespace) -> int:
+    config = read_settings()
+    check_port(config, "start")
+    set_up_logging(config.log_level)
+    uvicorn.run(
+        "app:app",
+        host=config.host,
+        port=config.port,
+        workers=config.web_concurrency,
+        log_config=None,
+        timeout_graceful_shutdown=math.ceil(config.shutdown_grace) + 5,
+    )
+    return 0
+
+
+def check_port(config: Config, command: str) -> None:
+    """Raise `ConfigError` when the port cannot be listened on."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((config.host, config.port))
+    except OSError as exc:
+        raise ConfigError(
+            f"Cannot listen on {config.host} port {config.port}: {exc.strerror or exc}. "
+            f"Stop what listens there, or choose another: PORT={config.port + 1} make {command}"
+        ) from None
+
+
+def routes(given: argparse.Namespace) -> int:
+    print(table(load_routes(read_settings().routes_dir)))
+    return 0
+
+
+def check(given: argparse.Namespace) -> int:
+    """Say everything that would stop the start. Nothing is opened: no port, no database."""
+    config, wrong = read_config(os.environ)
+    problems: list[Exception] = [*wrong]
+    if not wrong:
+        share_env()
+        try:
+            database(config.database_url)
+        except ConfigError as exc:
+            problems.append(exc)
+    counts = ""
+    if not any(str(exc).startswith("ROUTES_DIR:") for exc in wrong):
+        try:
+            routes, jobs, channels = load(config)
+            counts = ", ".join(
+                f"{len(found)} {word}{'' if len(found) == 1 else 's'}"
+                for word, found in (("route", routes), ("job", jobs), ("channel", channels))
+            )
+        except Exception as exc:
+            problems += each(exc)
+    raise_together(problems)
+    print(f"Nothing stops the start: {len(fields(Config))} settings, {counts} are in order")
+    return 0
+
+
+def new(given: argparse.Namespace) -> int:
+    config = read_settings()
+    route = write_route(config.routes_dir, given.path)
+    token = config.webchat_token
+    headers = (
+        shlex.quote(f"Authorization: Bearer {token.split(',')[0]}")
+        if token
+        else ('"Authorization: Bearer $WEBCHAT_TOKEN"')
+    )
+    print(f"Wrote {route.file}, which answers at {route.path}. Try it while make dev runs:\n")
+    print(f"  curl {url_of(config)}{example(route)} -H {headers}\n")
+    if not token:
+        print("WEBCHAT_TOKEN is not set: make dev makes one for each run, and prints it.")
+    return 0
+
+
+def jobs(given: argparse.Namespace) -> int:
+    return asyncio.run(run_jobs(read_settings(), given.words[1] if given.words else None))
+
+
+async def run_jobs(config: Config, replay: str | None) -> int:
+    """List the jobs, or put a failed one back."""
+    db = database(config.database_url)
+    await db.open()
+    try:
+        worker = Worker(db, load_jobs(config.routes_dir.parent / "jobs"))
+        if replay is not None and await worker.replay(replay):
+            print(f"{replay} is due again")
+            return 0
+        overview = await worker.overview()
+        if replay is not None:
+            mend = nearest(replay, [row["id"] for row in overview["failed"]]) or f"see: {PROG} jobs"
+            print(f"No failed job is called {replay}; {mend}", file=sys.stderr)
+            return 1
+        for word in ("due", "running", "failed"):
+            for row in overview[word]:
+                how = f"attempt {row['attempts']}  {row['error'] or ''}"
+                print(f"{word:8} {iso(row['run_at'])}  {row['id']}  {how}".rstrip())
+        for name, at in overview["next"].items():
+            print(f"next     {iso(at)}  {name}")
+        return 0
+    finally:
+        await db.aclose()
+
+
+RUN: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "dev": dev,
+    "start": start,
+    "routes": routes,
+    "check": check,
+    "new": new,
+    "jobs": jobs,
+}

@@ -1,0 +1,143 @@
+"""The development server: serves with reload, and prints what is served, and what to open or paste to talk to it."""
+
+import json
+import logging
+import os
+import secrets
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import uvicorn
+from starlette.applications import Starlette
+
+from config import HERE, Config
+from router import Route
+from startup import BOLD, DIM, paint, set_up_logging
+
+
+def run_dev(config: Config) -> int:
+    from uvicorn.supervisors.watchfilesreload import WatchFilesReload
+    from watchfiles import watch
+
+    # Python takes a cached file for the new one when it is as long and was saved within the same second
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    if config.webchat_token is None:  # one for this run, which the reloaded processes inherit
+        os.environ["WEBCHAT_TOKEN"] = secrets.token_urlsafe(24)
+    set_up_logging(config.log_level)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+    folders = [HERE, config.routes_dir, config.routes_dir.parent]
+    server = uvicorn.Config(
+        "app:dev",
+        factory=True,
+        host=config.host,
+        port=config.port,
+        reload=True,
+        reload_dirs=[str(folder) for folder in folders if folder.is_dir()],
+        log_config=None,
+        proxy_headers=False,
+        timeout_graceful_shutdown=1,
+    )
+    reloader = WatchFilesReload(server, target=DevServer(server).run, sockets=[server.bind_socket()])
+    reloader.watch_filter = Sources(config)  # pyright: ignore[reportAttributeAccessIssue]
+    reloader.should_exit = Flag()  # pyright: ignore[reportAttributeAccessIssue]
+    options: dict[str, Any] = {"debounce": 200, "rust_timeout": 100, "yield_on_timeout": True}
+    reloader.watcher = watch(*server.reload_dirs, watch_filter=None, stop_event=reloader.should_exit, **options)
+    next(reloader.watcher)  # it watches from here on, so no change is missed while the app starts
+    reloader.run()
+    return 0
+
+
+class Flag:
+    """An event that a signal handler may set.
+
+    `threading.Event` takes a lock to be set: a second signal (make passes its own on) then waits for the first one's
+    handler, which it has interrupted, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout: float) -> bool:
+        if not self._is_set:
+            time.sleep(timeout)
+        return self._is_set
+
+
+class Sources:
+    """Which changed files restart the development server."""
+
+    def __init__(self, config: Config) -> None:
+        base = config.routes_dir.parent
+        self.trees = tuple(folder.resolve() for folder in (config.routes_dir, base / "public", base / "jobs"))
+
+    def __call__(self, path: Path) -> bool:
+        if path.suffix in (".pyc", ".swp", ".swx", ".tmp") or path.name.endswith("~") or "__pycache__" in path.parts:
+            return False
+        if any(tree in path.parents for tree in self.trees):
+            return True  # any file or folder: a moved folder shows as itself, not as the files in it
+        inside = path.relative_to(HERE).parts if HERE in path.parents else ()
+        if not inside or inside[0] in ("tests", "bench", "docs", "data", ".venv", ".git"):
+            return False
+        return path.suffix == ".py" or inside in ((".env",), (".env.local",))
+
+
+class DevServer(uvicorn.Server):
+    """Prints what is served as soon as the port is open."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        app = cast("object", self.config.loaded_app)  # pyright: ignore[reportUnknownMemberType]
+        if isinstance(app, Starlette):
+            print(banner(app.state.config, [route for route in app.routes if isinstance(route, Route)]), flush=True)
+
+
+def banner(config: Config, routes: Sequence[Route]) -> str:
+    url = url_of(config)
+    model = "the offline one (set OPENAI_API_KEY or OPENAI_BASE_URL to connect a real one)"
+    if not config.is_offline:
+        model = f"{config.model_smart} (smart), {config.model_fast} (fast) at {config.openai_base_url or 'OpenAI'}"
+    lines = ["", f"  Serving {paint(url, BOLD, sys.stdout)}", "", *(f"  {line}" for line in table(routes).splitlines())]
+    lines += ["", f"  Model: {model}"]
+    if any(route.path == "/api/chat" for route in routes):
+        token = str(config.webchat_token).split(",")[0]
+        curl = ["curl", "-N", f"{url}/api/chat", "-H", f"Authorization: Bearer {token}"]
+        curl += ["-H", "Content-Type: application/json", "-d", json.dumps({"message": "Hello, who are you?"})]
+        lines += ["  Talk to it:", ""]
+        if (config.routes_dir.parent / "public/index.html").is_file():
+            lines += [f"  {url}/#token={quote(token, safe='')}", ""]  # a browser keeps a fragment to itself
+        lines += [f"  {shlex.join(curl)}"]
+    return "\n".join([*lines, ""])
+
+
+def url_of(config: Config) -> str:
+    """Where the machine itself finds the server."""
+    everywhere = ("127.0.0.1", "0.0.0.0")  # noqa: S104 - compared with, not listened on
+    return f"http://{'localhost' if config.host in everywhere else config.host}:{config.port}"
+
+
+def table(routes: Sequence[Route]) -> str:
+    """One line a route: methods, path, file, and the folders whose middleware is around it."""
+    rows = [(", ".join(sorted(route.handlers)), route.path, route.file, guards_of(route)) for route in routes]
+    methods, paths, files = (max((len(row[i]) for row in rows), default=0) for i in range(3))
+    return "\n".join(
+        f"{verbs:{methods}}  {paint(f'{path:{paths}}', BOLD, sys.stdout)}  "
+        + paint(f"{file:{files}}  {guards}".rstrip(), DIM, sys.stdout)
+        for verbs, path, file, guards in rows
+    )
+
+
+def guards_of(route: Route) -> str:
+    names = [str(cls.__name__) for guard in route.guards for cls, _, _ in guard.middleware]
+    return f"inside {', '.join(names)}" if names else ""

@@ -1,0 +1,118 @@
+"""Write a route.py that answers, for a path as its folder is written: `python -m app new '/users/[id]'`."""
+
+import json
+from pathlib import Path
+
+from loader import (
+    RouteError,
+    RouteFile,
+    below_catch_all,
+    conflicts,
+    is_transparent,
+    order,
+    parse_folder,
+    raise_together,
+    walk,
+)
+from router import Route, Segment, public_files
+
+WIDTH = 120  # of a line, as in pyproject.toml
+
+TEMPLATE = '''"""GET TITLE: say here what it answers."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from auth import require_bearer
+from state import State
+
+
+async def GET(request: Request[State]) -> Response:
+    # Asks for the token of /api/chat. Is everybody to be answered? Leave the line out, and add the route to OPEN in
+    # tests/test_house.py.
+    require_bearer(request.headers, request.state["config"].webchat_token)
+    BODY
+
+
+# Other verbs stand beside it: HEAD, POST, PUT, PATCH, DELETE, OPTIONS. docs/routing.md tells what a handler may do.
+#
+# async def POST(request: Request[State]) -> Response:
+#     require_bearer(request.headers, request.state["config"].webchat_token)
+#     body = await request.json()  # 400 where it is not JSON
+#     return JSONResponse({"received": body}, 201)
+'''
+
+
+def write_route(root: Path, path: str) -> Route:
+    """Write a new route file below a folder, and return the route it is. Raises `RouteError` where it cannot be one."""
+    file = planned(root, path)
+    route = Route(file.segments, {}, file=file.shown)
+    problems = clashes(root, file)
+    if public := next((found for found in public_files(root.parent / "public") if found.path == route.path), None):
+        problems.append(RouteError(f"public/{public.name} answers at {route.path} already. Rename or remove it."))
+    raise_together(problems)
+    try:
+        file.file.parent.mkdir(parents=True, exist_ok=True)
+        with file.file.open("x", encoding="utf-8") as out:
+            out.write(source(route))
+    except OSError as exc:
+        raise RouteError(f"{file.shown} cannot be written: {exc.strerror}. Choose another path.") from None
+    return route
+
+
+def planned(root: Path, path: str) -> RouteFile:
+    """Read a path as it was typed: `/users/[id]`, `users/[id]`, `routes/users/[id]`, `routes/users/[id]/route.py`."""
+    names = [name for name in path.split("/") if name]
+    if not path.startswith("/") and names[:1] == [root.name]:
+        names = names[1:]  # the path of a file, as a shell completes it
+    if names[-1:] == ["route.py"]:
+        names = names[:-1]
+    segments: list[Segment] = []
+    for name in names:
+        if name.startswith("_"):
+            raise RouteError(f"'{name}': a folder whose name begins with _ is not routed. Write %5F{name[1:]} for it.")
+        if not name.isprintable():
+            raise RouteError(f"{name!r} holds a character that cannot be seen. Write it as %xx, or leave it out.")
+        try:
+            segments += [] if is_transparent(name) else [parse_folder(name)]
+        except ValueError as exc:
+            raise RouteError(str(exc)) from None
+    folder = root.joinpath(*names)
+    return RouteFile(folder / "route.py", "/".join([root.name, *names, "route.py"]), tuple(segments), ())
+
+
+def clashes(root: Path, file: RouteFile) -> list[Exception]:
+    """Return what would be wrong with a new file, as the start would say it once the file is there."""
+    if file.file.exists():
+        return [RouteError(f"{file.shown} is there already. Edit it, or choose another path.")]
+    if problem := below_catch_all(file):
+        return [problem]
+    found = list(walk(root, []))
+    before = {str(problem) for problem in conflicts(sorted(found, key=order))}
+    return [problem for problem in conflicts(sorted([*found, file], key=order)) if str(problem) not in before]
+
+
+def example(route: Route) -> str:
+    """A path at which the route answers."""
+    params = {s.text: "42" if s.rank == 1 else ["a", "b"] for s in route.segments if s.rank}
+    return route.url_path_for(route.path, **params)
+
+
+def source(route: Route) -> str:
+    """The text of the new file."""
+    title = route.path.replace("\\", "\\\\").replace('"', '\\"')
+    names = [segment.text for segment in route.segments if segment.rank]
+    optional = bool(route.segments) and route.segments[-1].rank == 3
+    values = [f"request.path_params[{quoted(name)}]" for name in names]
+    if optional:
+        values[-1] = f"request.path_params.get({quoted(names[-1])}, [])"
+    pairs = [f"{quoted(name)}: {value}" for name, value in zip(names, values, strict=True)] or ['"hello": "world"']
+    body = f"    return JSONResponse({{{', '.join(pairs)}}})"
+    if len(body) > WIDTH:
+        lines = "".join(f"            {pair},\n" for pair in pairs)
+        body = f"    return JSONResponse(\n        {{\n{lines}        }}\n    )"
+    return TEMPLATE.replace("TITLE", title).replace("    BODY", body)
+
+
+def quoted(name: str) -> str:
+    return json.dumps(name, ensure_ascii=False)

@@ -1,0 +1,104 @@
+"""What comes before anything is served: the settings, the log, the folders, and the words for what is wrong there.
+
+The server and the commands share it, so that what stops the one is what the others tell.
+"""
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO, TypeVar, cast
+
+from config import HERE, Config, ConfigError, load_config, read_env
+from loader import RouteError, load_routes, raise_together
+from router import Route
+from webhooks import Channel, load_channels
+from worker import JobFile, load_jobs
+
+T = TypeVar("T")
+
+RED, DIM, BOLD = 31, 2, 1
+
+
+def read_settings() -> Config:
+    """Read the settings, and put those of the .env files where the project's own code looks. Raises `ConfigError`."""
+    config = load_config(os.environ)
+    share_env()
+    return config
+
+
+def share_env() -> None:
+    """Let routes and jobs have settings of their own, and find them in `os.environ` as in Next.js."""
+    for name in (".env.local", ".env"):
+        for key, value in read_env(HERE / name).items():
+            os.environ.setdefault(key, value)
+
+
+def set_up_logging(level: str) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logging.getLogger().setLevel(level.upper())
+    for name in ("httpx", "httpx2", "openai", "httpcore2", "watchfiles"):  # they log each request, with its URL
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def load(config: Config) -> tuple[list[Route], dict[str, JobFile], dict[str, Channel]]:
+    """Load the routes, the jobs and the channels. Their problems are raised together, each as its loader says."""
+    problems: list[Exception] = []
+
+    def attempt(loader: Callable[[Path], T], folder: Path, nothing: T) -> T:
+        try:
+            return loader(folder)
+        except Exception as exc:
+            problems.extend(each(exc))
+            return nothing
+
+    routes = attempt(load_routes, config.routes_dir, list[Route]())
+    jobs = attempt(load_jobs, config.routes_dir.parent / "jobs", dict[str, JobFile]())
+    channels = attempt(load_channels, config.routes_dir.parent / "channels", dict[str, Channel]())
+    raise_together(problems)
+    return routes, jobs, channels
+
+
+def each(exc: Exception) -> list[Exception]:
+    """The exceptions of a group, or the one itself."""
+    return list(cast("ExceptionGroup[Exception]", exc).exceptions) if isinstance(exc, ExceptionGroup) else [exc]
+
+
+def message_of(exc: BaseException, painted: Callable[[str], str] = str) -> str:
+    """Say what is wrong: our own errors in their words, a module's with its traceback, a group's one by one."""
+    if isinstance(exc, ExceptionGroup):
+        group = cast("ExceptionGroup[Exception]", exc)
+        return f"{group.message}:\n\n" + "\n".join(message_of(inner, painted) for inner in group.exceptions)
+    if isinstance(exc, RouteError | ConfigError):
+        return f"{painted(str(exc))}\n"
+    return "".join(traceback.format_exception(type(exc), exc, from_their_code(exc)))
+
+
+def from_their_code(exc: BaseException) -> TracebackType | None:
+    """Leave out how we came to load the file that raised: of ten frames, the reader wrote the last."""
+    found = exc.__traceback__
+    while found is not None and is_ours(found.tb_frame.f_code.co_filename):
+        found = found.tb_next
+    return found if found is not None or isinstance(exc, SyntaxError) else exc.__traceback__
+
+
+def is_ours(file: str) -> bool:
+    return file.startswith("<frozen importlib") or file in LOADING
+
+
+LOADING = {__file__, *(str(HERE / f"{name}.py") for name in ("app", "commands", "loader", "webhooks", "worker"))}
+
+
+def report(exc: BaseException) -> None:
+    """Tell a problem on the terminal."""
+    print(message_of(exc, lambda text: paint(text, RED, sys.stderr)), file=sys.stderr, end="", flush=True)
+
+
+def paint(text: str, colour: int, stream: TextIO) -> str:
+    """Colour a text where a person reads it: on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\033[{colour}m{text}\033[0m"

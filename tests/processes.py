@@ -1,0 +1,65 @@
+"""Commands as somebody types them: processes of their own, in a copy of the project (the fixture `project`)."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.servers import wait_until
+
+Project = Path
+
+PYTHON = ".venv/bin/python"
+
+
+class Command:
+    """A running command and what it has printed so far."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.output = ""
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output += line
+
+    def wait_for(self, words: str) -> None:
+        try:
+            wait_until(lambda: words in self.output or self.process.poll() is not None, 60)
+        finally:
+            assert words in self.output, self.output
+
+
+@contextmanager
+def running(project: Project, *command: str, **environ: str) -> Generator[Command]:
+    environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environ}
+    process = subprocess.Popen(
+        command,
+        cwd=project,
+        env=environ,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    started = Command(process)
+    try:
+        yield started
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait(20)
+        started.reader.join(5)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def run(project: Project, *command: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environ}
+    return subprocess.run(command, cwd=project, env=environ, text=True, capture_output=True, timeout=60)

@@ -1,0 +1,280 @@
+"""python -m app: what each command says, and what it says to a word that it does not know."""
+
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from commands import COMMANDS, main
+from config import HERE
+from loader import load_routes
+from tests.conftest import TOKEN, Serve
+from tests.processes import PYTHON, Project, run
+from tests.servers import write_tree
+
+GET = "from starlette.responses import PlainTextResponse\n\n\ndef GET(): return PlainTextResponse('ok')\n"
+
+
+def test_the_help_names_every_command_and_fits_on_a_screen(project: Project):
+    done = run(project, PYTHON, "-m", "app", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert set(re.findall(r"^    (\w+) +\w", done.stdout, re.MULTILINE)) == set(COMMANDS)
+    assert "make check" in done.stdout  # lint and types: another thing than the command of that name
+    assert len(done.stdout.splitlines()) <= 24
+    nothing = run(project, PYTHON, "-m", "app")
+    assert (nothing.returncode, nothing.stdout) == (2, done.stdout)
+
+
+def test_the_version_is_that_of_pyproject_toml(project: Project):
+    text = (project / "pyproject.toml").read_text()
+    (project / "pyproject.toml").write_text(re.sub(r'^version = ".*"', 'version = "9.8.7"', text, flags=re.MULTILINE))
+    assert run(project, PYTHON, "-m", "app", "--version").stdout == "route-py 9.8.7\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("rotues", "There is no command 'rotues'; did you mean routes?"),
+        ("strat", "There is no command 'strat'; did you mean start?"),
+        ("job", "There is no command 'job'; did you mean jobs?"),
+        ("serve", "There is no command 'serve'; see: python -m app --help"),
+        ("--verison", "There is no option '--verison'; did you mean --version?"),
+        ("routes --hlep", "There is no option '--hlep'; did you mean --help?"),
+        (
+            "dev --port 4000",
+            "There is no option '--port'; PORT is a setting: write PORT=... before the command or in .env",
+        ),
+        ("start --log-level=debug", "There is no option '--log-level'; LOG_LEVEL is a setting: write LOG_LEVEL=... "),
+        ("dev now", "'now' is one word too many; see: python -m app --help"),
+        ("jobs replya 7", "write: python -m app jobs replay ID (did you mean replay?)"),
+        ("jobs replay", "To put a failed job back, write: python -m app jobs replay ID"),
+    ],
+)
+def test_an_unknown_word_is_answered_with_the_nearest(words: str, answer: str, capsys: pytest.CaptureFixture[str]):
+    assert main(words.split()) == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_colours_are_for_a_terminal_alone(project: Project):
+    def on_a_terminal(*command: str, **environ: str) -> str:
+        ours, theirs = pty.openpty()
+        try:
+            subprocess.run(
+                command,
+                cwd=project,
+                env={"PATH": os.environ["PATH"], "TERM": "xterm", **environ},
+                stdin=theirs,
+                stdout=theirs,
+                stderr=theirs,
+                timeout=60,
+            )
+            return os.read(ours, 65536).decode()
+        finally:
+            os.close(theirs)
+            os.close(ours)
+
+    routes = (PYTHON, "-m", "app", "routes")
+    coloured, plain = on_a_terminal(*routes), run(project, *routes).stdout
+    assert "\033[1m/api/chat" in coloured
+    assert re.sub("\033\\[\\d*m", "", coloured).split() == plain.split()
+    assert "\033" not in plain
+    assert "\033" not in on_a_terminal(*routes, NO_COLOR="1")
+    assert "\033" not in on_a_terminal(*routes, TERM="dumb")
+    assert "\033[31mPORT: 'x' cannot be used" in on_a_terminal(*routes, PORT="x")
+
+
+# check
+
+
+def test_check_says_in_one_line_that_nothing_stops_the_start_and_opens_nothing(project: Project):
+    done = run(project, PYTHON, "-m", "app", "check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(
+        r"Nothing stops the start: \d+ settings, \d+ routes, 1 job, \d+ channels are in order\n", done.stdout
+    )
+    assert not (project / "data").exists()
+
+
+def test_check_lists_everything_that_would_stop_the_start_at_once(project: Project):
+    write_tree(
+        project,
+        {
+            ".env": "PORT=http\n",
+            ".env.local": "LOG_LEVEL=loud\n",
+            "routes/a/route.py": "default = 1\n",
+            "routes/b/[[x]]/route.py": GET,
+            "routes/c/route.py": "def f(:\n",
+            "jobs/bad.py": "schedule = '* * *'\nasync def run(job): ...\n",
+            "channels/bad.py": "async def verify(request, body): ...\ndef key(request, event): ...\n",
+        },
+    )
+    done = run(project, PYTHON, "-m", "app", "check")
+    assert (done.returncode, done.stdout) == (1, "")
+    for words in (
+        "7 problems:",
+        "PORT: 'http' cannot be used: a whole number from 1 to 65535 is wanted. Mend it in .env.",
+        "LOG_LEVEL: 'loud' cannot be used: one of debug, info, warning, error is wanted. Mend it in .env.local.",
+        "Detected default export in 'routes/a/route.py'",
+        "routes/b/[[x]]: '[[x]]': Optional route parameters are not yet supported.",
+        'routes/c/route.py", line 1',
+        "SyntaxError",
+        "jobs/bad.py: schedule '* * *' cannot be used",
+        "channels/bad.py: verify must be a plain function.",
+    ):
+        assert words in done.stderr
+    assert "loader.py" not in done.stderr
+    assert not (project / "data").exists()
+
+
+def test_check_and_the_start_refuse_the_same(project: Project):
+    write_tree(project, {"routes/a/route.py": "default = 1\n", "jobs/bad.py": "", "channels/bad.py": ""})
+    checked, started = (run(project, PYTHON, "-m", "app", command) for command in ("check", "start"))
+    assert checked.returncode == 1
+    assert started.returncode != 0
+    assert checked.stderr.startswith("3 problems:")
+    assert checked.stderr in started.stderr
+
+
+def test_check_lets_a_route_find_the_settings_of_its_own(project: Project):
+    write_tree(project, {".env": "MINE=1\n", "routes/a/route.py": "import os\nos.environ['MINE']\n" + GET})
+    assert run(project, PYTHON, "-m", "app", "check").returncode == 0
+
+
+def test_check_names_a_database_whose_driver_is_not_installed(project: Project):
+    script = "import sys; sys.modules['asyncpg'] = None; from commands import main; sys.exit(main(['check']))"
+    done = run(project, PYTHON, "-c", script, DATABASE_URL="postgresql://nobody@localhost/none")
+    assert done.returncode == 1
+    assert "its driver is not installed. Install it: .venv/bin/python -m pip install" in done.stderr
+
+
+# new
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty routes folder, which the commands of this process write to."""
+    for name in ("PORT", "HOST", "DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ROUTES_DIR", str(tmp_path / "routes"))
+    monkeypatch.setenv("WEBCHAT_TOKEN", TOKEN)
+    (tmp_path / "routes").mkdir()
+    return tmp_path / "routes"
+
+
+PATHS = [
+    ("/users/[id]", "users/[id]/route.py", "/users/42", {"id": "42"}),
+    ("users/[id]", "users/[id]/route.py", "/users/42", {"id": "42"}),
+    ("routes/users/[id]", "users/[id]/route.py", "/users/42", {"id": "42"}),
+    ("routes/users/[id]/route.py", "users/[id]/route.py", "/users/42", {"id": "42"}),
+    ("/routes/users/", "routes/users/route.py", "/routes/users", {"hello": "world"}),
+    ("/", "route.py", "/", {"hello": "world"}),
+    ("/docs/[...slug]", "docs/[...slug]/route.py", "/docs/a/b", {"slug": ["a", "b"]}),
+    ("/shop/[[...slug]]", "shop/[[...slug]]/route.py", "/shop/a/b", {"slug": ["a", "b"]}),
+    ("/(site)/about", "(site)/about/route.py", "/about", {"hello": "world"}),
+    ("/@slot/sp ace's", "@slot/sp ace's/route.py", "/sp%20ace%27s", {"hello": "world"}),
+    ("/[my-team]/[naïve]", "[my-team]/[naïve]/route.py", "/42/42", {"my-team": "42", "naïve": "42"}),
+    ('/%5Flib/"""\\', '%5Flib/"""\\/route.py', "/_lib/%22%22%22%5C", {"hello": "world"}),
+    (
+        f"/[{'a' * 30}]/[{'b' * 30}]",
+        f"[{'a' * 30}]/[{'b' * 30}]/route.py",
+        "/42/42",
+        {"a" * 30: "42", "b" * 30: "42"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("typed", "file", "url", "answer"), PATHS, ids=[typed for typed, *_ in PATHS])
+def test_a_new_route_answers_at_the_url_that_is_printed(
+    tree: Path, serve: Serve, capsys: pytest.CaptureFixture[str], typed: str, file: str, url: str, answer: Any
+):
+    assert main(["new", typed]) == 0
+    printed = capsys.readouterr().out
+    assert (tree / file).is_file()
+    assert f"Wrote routes/{file}, which answers at " in printed
+    curl = shlex.split(next(line for line in printed.splitlines() if "curl" in line))
+    assert curl == ["curl", f"http://localhost:3000{url}", "-H", f"Authorization: Bearer {TOKEN}"]
+    base = serve(routes_dir=tree)
+    name, _, value = curl[3].partition(": ")
+    response = httpx.get(base + url, headers={name: value}, trust_env=False)
+    assert (response.status_code, response.json()) == (200, answer)
+    assert httpx.get(base + url, trust_env=False).status_code == 401
+
+
+def test_a_new_catch_all_that_may_be_absent_answers_without_it_too(tree: Path, serve: Serve, bearer: dict[str, str]):
+    assert main(["new", "/shop/[[...slug]]"]) == 0
+    url = serve(routes_dir=tree)
+    assert httpx.get(f"{url}/shop", headers=bearer, trust_env=False).json() == {"slug": []}
+
+
+def test_a_new_route_without_a_token_in_the_settings_says_where_one_comes_from(project: Project):
+    done = run(project, PYTHON, "-m", "app", "new", "/users/[id]", PORT="3210")
+    assert 'curl http://localhost:3210/users/42 -H "Authorization: Bearer $WEBCHAT_TOKEN"' in done.stdout
+    assert "WEBCHAT_TOKEN is not set: make dev makes one for each run, and prints it." in done.stdout
+
+
+@pytest.mark.skipif(not find_spec("pyright"), reason="pyright and ruff come with make check")
+def test_new_routes_pass_the_projects_own_lint_and_types(project: Project):
+    typed = [typed for typed, *_ in PATHS if typed.startswith("/")]
+    for number, path in enumerate(typed):
+        assert run(project, PYTHON, "-m", "app", "new", f"/{number}{path}").returncode == 0
+    # on the routes alone: the rest is looked at by make check
+    settings = (project / "pyproject.toml").read_text()
+    (project / "pyproject.toml").write_text(re.sub(r"(?m)^include = .*", 'include = ["routes"]', settings))
+    for command in (("ruff", "check", "routes"), ("ruff", "format", "--check", "routes"), ("pyright",)):
+        done = run(project, PYTHON, "-m", *command)
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("/there", "routes/there/route.py is there already. Edit it, or choose another path."),
+        (
+            "/(group)/there",
+            "Conflicting routes at /there: only one file can answer there: routes/(group)",
+        ),
+        ("/users/[name]/posts", "You cannot use different slug names for the same dynamic path ('id' !== 'name')"),
+        ("/users/[id]/[id]", 'You cannot have the same slug name "id" repeat within a single dynamic path'),
+        ("/docs/[...a]/b", "routes/docs/[...a]/b/route.py: Catch-all must be the last part of the URL."),
+        ("/there/[[...a]]", "You cannot define a route with the same specificity as an optional catch-all route"),
+        ("/x/[[a]]", "Optional route parameters are not yet supported. Write [a]"),
+        ("/x/[a", "'[a' is not a parameter. Write [a], [...a] or [[...a]]."),
+        ("/x/[..a]", "it takes three plain dots. Write [...a] or [a]."),
+        ("../x", "'..' can never be reached"),
+        ("/_lib/x", "'_lib': a folder whose name begins with _ is not routed. Write %5Flib for it."),
+        ("/x/a\nb", "'a\\nb' holds a character that cannot be seen."),
+        ("/logo.png", "public/logo.png answers at /logo.png already. Rename or remove it."),
+        ("/notes/x", "routes/notes/x/route.py cannot be written: Not a directory. Choose another path."),
+    ],
+)
+def test_new_refuses_what_the_start_would_and_writes_nothing(
+    tree: Path, capsys: pytest.CaptureFixture[str], typed: str, words: str
+):
+    write_tree(
+        tree, {"there/route.py": GET, "users/[id]/route.py": GET, "notes": "a file", "../public/logo.png": "png"}
+    )
+    before = sorted(tree.rglob("*"))
+    assert main(["new", typed]) == 1
+    assert words in capsys.readouterr().err
+    assert sorted(tree.rglob("*")) == before
+    assert len(load_routes(tree)) == 2
+
+
+def test_a_tree_that_is_broken_elsewhere_does_not_keep_a_new_route_out(tree: Path):
+    write_tree(tree, {"a/route.py": GET, "(g)/a/route.py": GET, "[[x]]/route.py": GET})
+    assert main(["new", "/b"]) == 0
+
+
+def test_the_commands_say_so_where_the_packages_are_not_installed():
+    done = subprocess.run([sys.executable, "-S", "-m", "app", "dev"], cwd=HERE, text=True, capture_output=True)
+    assert done.returncode == 1
+    assert "has none of the project's packages. Run make dev once" in done.stderr
+    assert "Traceback" not in done.stderr
