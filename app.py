@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from auth import Unauthorized
 from chat import Busy
@@ -51,7 +51,7 @@ def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
     routes, jobs, channels = load(config)
     app = App(exception_handlers=HANDLERS)
     app.max_body_bytes = config.max_body_bytes
-    app.router = Router(routes, public=config.routes_dir.parent / "public", lifespan=lifespan)
+    app.router = FrontRouter(routes, public=config.routes_dir.parent / "public", lifespan=lifespan)
     app.state.config = config
     return app
 
@@ -73,6 +73,19 @@ class App(Starlette):
             return RequestLog(super().build_middleware_stack())
         finally:
             self.router = router
+
+
+class FrontRouter(Router):
+    """A start that fails because of the settings says so in their words; Starlette's own gives a traceback."""
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def telling(message: Message) -> None:
+            exc = sys.exception()
+            if message["type"] == "lifespan.startup.failed" and exc is not None:
+                message["message"] = message_of(exc).rstrip()
+            await send(message)
+
+        await super().lifespan(scope, receive, telling)
 
 
 class BodyLimit:
@@ -131,7 +144,8 @@ async def reused(request: Request, exc: Exception) -> Response:
 
 
 async def model_error(request: Request, exc: Exception) -> Response:
-    logger.warning("model: %s (%s)", exc, describe(exc.__cause__))
+    assert isinstance(exc, LLMError)
+    logger.warning("model: %s (%s)%s", exc, describe(exc.__cause__), exc.mend and f" {exc.mend}")
     if isinstance(exc, RateLimited):
         return JSONResponse({"error": str(exc)}, 503, {"Retry-After": str(math.ceil(exc.retry_after or 10))})
     return JSONResponse({"error": str(exc)}, 504 if isinstance(exc, Silent) else 502)

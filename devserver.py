@@ -97,7 +97,11 @@ class DevServer(uvicorn.Server):
     """Prints what is served as soon as the port is open."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit:  # what is wrong was said; the supervisor stays
+            print("Save a file to try again, or stop with Ctrl-C.", file=sys.stderr, flush=True)
+            raise
         app = cast("object", self.config.loaded_app)  # pyright: ignore[reportUnknownMemberType]
         if isinstance(app, Starlette):
             print(banner(app.state.config, [route for route in app.routes if isinstance(route, Route)]), flush=True)

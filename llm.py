@@ -35,7 +35,12 @@ Message = Mapping[str, str]
 
 
 class LLMError(Exception):
-    """The model did not give a whole answer. The text is ours, and safe to show to a client."""
+    """The model did not give a whole answer. The text is ours, and safe to show to a client.
+
+    ``mend`` is for who runs the app: which setting is to be changed, where that can be told.
+    """
+
+    mend = ""
 
 
 class Refused(LLMError):
@@ -147,7 +152,7 @@ class LLM:
                 raise Refused("The model cannot be reached.") from exc
             raise Silent("The model did not answer in time.") from exc
         except openai.APIStatusError as exc:
-            raise Refused("The model refused the request.") from exc
+            raise refused(exc, model, self.config) from exc
         except openai.APIConnectionError as exc:
             raise Refused("The model cannot be reached.") from exc
         except httpx2.TimeoutException as exc:
@@ -156,6 +161,24 @@ class LLM:
             raise Silent("The model stopped answering.") from exc
         except (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream) as exc:
             raise BrokenOff("The model broke off its answer.") from exc
+
+
+def refused(exc: "openai.APIStatusError", alias: str, config: Config) -> Refused:
+    """Tell the two refusals that a setting causes from the others."""
+    if exc.status_code == 404 or exc.code == "model_not_found":
+        error = Refused(f"The model server does not know the model '{alias}'.")
+        error.mend = (
+            f"MODEL_{alias.upper()} is {config.models[alias]!r}: name a model that the server has. Where it has it, "
+            "mend OPENAI_BASE_URL: the server's address with the path before /chat/completions, often /v1"
+        )
+    else:
+        error = Refused("The model refused the request.")
+    if exc.status_code == 401:
+        wrong = (
+            "is not set, and the server wants one" if config.openai_api_key is None else "is not one of the server's"
+        )
+        error.mend = f"OPENAI_API_KEY {wrong}: set the key that belongs to OPENAI_BASE_URL (unset: to OpenAI)"
+    return error
 
 
 def is_timeout(exc: BaseException | None) -> bool:

@@ -168,6 +168,58 @@ async def test_a_model_that_fails_at_once_is_an_honest_status(
     assert response.json()["error"].startswith("The model ")
 
 
+async def refuse(exchange: Exchange, status: int, body: bytes) -> None:
+    head = f"HTTP/1.1 {status} No\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    await exchange.raw(head.encode() + body)
+
+
+UNKNOWN = b'{"error": {"message": "a provider\'s text", "type": "invalid_request_error", "code": "model_not_found"}}'
+WRONG_KEY = b'{"error": {"message": "Incorrect API key: sk-nobodys", "code": "invalid_api_key"}}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "alias", "told", "logged"),
+    [
+        (404, UNKNOWN, "smart", "does not know the model 'smart'.", "MODEL_SMART is 'gpt-nine': name a model that"),
+        (404, b"Not Found", "fast", "does not know the model 'fast'.", "MODEL_FAST is 'gpt-tiny': name a model that"),
+        (400, UNKNOWN, "fast", "does not know the model 'fast'.", "MODEL_FAST is 'gpt-tiny': name a model that"),
+        (401, WRONG_KEY, "smart", "The model refused the request.", "OPENAI_API_KEY is not one of the server's"),
+    ],
+)
+@pytest.mark.parametrize("aiohttp", [False, True], ids=["httpx2", "aiohttp"])
+async def test_a_wrong_model_name_and_a_wrong_key_name_the_setting_in_the_log(
+    serve: Serve,
+    model: ModelServer,
+    caplog: pytest.LogCaptureFixture,
+    aiohttp: bool,
+    status: int,
+    body: bytes,
+    alias: str,
+    told: str,
+    logged: str,
+):
+    model.answer = lambda exchange: refuse(exchange, status, body)
+    settings = {"openai_api_key": "sk-nobodys", "model_smart": "gpt-nine", "model_fast": "gpt-tiny"}
+    response = await ask(
+        serve(openai_base_url=model.url, aiohttp=aiohttp, **settings), {"message": "Hi", "model": alias}
+    )
+    assert response.status_code == 502
+    assert told in response.json()["error"]
+    assert "gpt" not in response.text  # whose model it is, is not the client's to know
+    wait_until(lambda: logged in caplog.text)
+    assert "provider's text" not in caplog.text
+    assert "sk-nobodys" not in caplog.text
+    assert len(model.exchanges) == 1  # nothing is gained by asking again
+
+
+async def test_a_server_that_wants_a_key_which_is_not_set_is_told_so_in_the_log(
+    serve: Serve, model: ModelServer, caplog: pytest.LogCaptureFixture
+):
+    model.answer = lambda exchange: refuse(exchange, 401, WRONG_KEY)
+    assert (await ask(serve(openai_base_url=model.url))).status_code == 502
+    wait_until(lambda: "OPENAI_API_KEY is not set, and the server wants one" in caplog.text)
+
+
 async def test_a_model_that_cannot_be_reached_is_502(serve: Serve):
     response = await ask(serve(openai_base_url="http://127.0.0.1:9/v1"))
     assert (response.status_code, response.json()) == (502, {"error": "The model cannot be reached."})
