@@ -277,3 +277,12 @@ def test_an_emoji_split_over_two_pieces_arrives_whole(serve: Serve, model: Model
     response = ask(url)
     assert response.content.isascii()
     assert text_of(response).encode("utf-16", "surrogatepass").decode("utf-16") == "a👋\u2028"
+
+
+def test_a_page_that_is_loaded_again_finds_no_stream_to_resume(serve: Serve, model: ModelServer):
+    url = serve(openai_base_url=model.url)
+    ask(url)
+    for chat in ("c", "another"):
+        response = httpx.get(f"{url}/api/chat/ui/{chat}/stream", headers=HEADERS, trust_env=False)
+        assert (response.status_code, response.content) == (204, b"")
+    assert httpx.get(f"{url}/api/chat/ui/c/stream", trust_env=False).status_code == 401

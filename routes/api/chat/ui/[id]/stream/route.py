@@ -1,0 +1,16 @@
+"""GET /api/chat/ui/[id]/stream: what `useChat({ resume: true })` asks for when its page is loaded. Always 204.
+
+204 says that there is no stream to resume (https://ai-sdk.dev/docs/ai-sdk-ui/chatbot-resume-streams): an answer ends
+with the request that it belongs to, and what was said until then is in the conversation.
+"""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from auth import require_bearer
+from state import State
+
+
+async def GET(request: Request[State]) -> Response:
+    require_bearer(request.headers, request.state["config"].webchat_token)
+    return Response(status_code=204)
