@@ -17,6 +17,9 @@ State = Literal["done", "left", "error", "stopped"]
 STALE = 180.0  # seconds; a running answer is touched at least every 120 (llm.READ), so this one's writer is dead
 HISTORY = 500  # messages at most, however short
 
+# A conversation belongs to its channel and to whose it is there; an empty channel_id is none.
+OWNED = "id = $1 AND channel = $2 AND COALESCE(channel_id, '') = COALESCE(CAST($3 AS TEXT), '')"
+
 
 class NotFound(Exception):
     """There is no such conversation in that channel."""
@@ -177,14 +180,14 @@ class Store:
             *(channel, channel_id or "", created_at, id, limit),
         )
 
-    async def conversation(self, id: str, channel: str) -> tuple[Row, list[Row]]:
-        """Return a conversation and its messages, oldest first. Raises `NotFound`.
+    async def conversation(self, id: str, channel: str, channel_id: str | None) -> tuple[Row, list[Row]]:
+        """Return a conversation and its messages, oldest first. Raises `NotFound`, also where it is another channel's.
 
         An answer that is being written is not among them; one whose writer died shows what was saved of it.
         """
         found = await self.db.read(
-            "SELECT id, channel, channel_id, model, created_at FROM conversation WHERE id = $1 AND channel = $2",
-            *(id, channel),
+            f"SELECT id, channel, channel_id, model, created_at FROM conversation WHERE {OWNED}",  # noqa: S608 - fixed text
+            *(id, channel, channel_id),
         )
         if not found:
             raise NotFound(id)
@@ -195,13 +198,13 @@ class Store:
         )
         return found[0], messages
 
-    async def delete(self, id: str, channel: str) -> None:
-        """Delete a conversation and its messages. Raises `NotFound`."""
-        owned = "(SELECT id FROM conversation WHERE id = $1 AND channel = $2)"
-        values: tuple[Any, ...] = (id, channel)
+    async def delete(self, id: str, channel: str, channel_id: str | None) -> None:
+        """Delete a conversation and its messages. Raises `NotFound`, also where it is another channel's."""
+        owned = f"(SELECT id FROM conversation WHERE {OWNED})"  # noqa: S608 - fixed text
+        values: tuple[Any, ...] = (id, channel, channel_id)
         _, gone = await self.db.write(
-            (f"DELETE FROM message WHERE conversation_id IN {owned}", values),  # noqa: S608
-            ("DELETE FROM conversation WHERE id = $1 AND channel = $2 RETURNING id", values),
+            (f"DELETE FROM message WHERE conversation_id IN {owned}", values),  # noqa: S608 - fixed text
+            (f"DELETE FROM conversation WHERE {OWNED} RETURNING id", values),  # noqa: S608 - fixed text
         )
         if not gone:
             raise NotFound(id)

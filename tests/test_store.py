@@ -44,7 +44,7 @@ async def say(store: Store, question: Question, answer: str = "Hello") -> Turn:
 
 
 async def kept_in(store: Store, conversation: str = "c") -> list[tuple[str, str, str]]:
-    _, messages = await store.conversation(conversation, "web")
+    _, messages = await store.conversation(conversation, "web", None)
     return [(m["role"], m["content"], m["state"]) for m in messages]
 
 
@@ -106,9 +106,27 @@ async def test_another_channels_conversation_is_not_found_and_not_changed(store:
         for again in (False, True):
             with pytest.raises(NotFound):
                 await store.begin(replace(Q, message_id=message_id, model="fast", **other), again=again)
-    row, _ = await store.conversation("c", "web")
+    row, _ = await store.conversation("c", "web", None)
     assert row["model"] == "smart"
     assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "Hel", "left")]
+
+
+async def test_a_conversation_is_read_and_deleted_by_its_channel_and_by_whose_it_is(store: Store):
+    await store.save(await store.begin(replace(Q, channel="app", channel_id="7")), "Hello", "done")
+    await store.save(await store.begin(replace(Q, conversation="d", channel="app")), "Hello", "done")
+    for id, channel, channel_id in (
+        *(("c", "app", None), ("c", "app", ""), ("c", "app", "8"), ("c", "web", "7"), ("d", "app", "7")),
+        ("d", "web", None),
+    ):
+        with pytest.raises(NotFound):
+            await store.conversation(id, channel, channel_id)
+        with pytest.raises(NotFound):
+            await store.delete(id, channel, channel_id)
+    assert len((await store.conversation("c", "app", "7"))[1]) == 2
+    assert len((await store.conversation("d", "app", ""))[1]) == 2
+    await store.delete("c", "app", "7")
+    await store.delete("d", "app", None)
+    assert await store.db.read("SELECT seq FROM message") == []
 
 
 # A writer that died.
@@ -223,12 +241,12 @@ async def test_no_more_than_so_many_messages_are_told(store: Store):
 async def test_a_deleted_conversation_takes_its_messages_with_it(store: Store):
     running = await store.begin(Q)
     await say(store, replace(Q, conversation="d"))
-    await store.delete("c", "web")
+    await store.delete("c", "web", None)
     await store.save(running, "Hello", "done")
     for id, channel in (("c", "web"), ("d", "app"), ("e", "web")):
         with pytest.raises(NotFound):
-            await store.delete(id, channel)
+            await store.delete(id, channel, None)
         with pytest.raises(NotFound):
-            await store.conversation(id, channel)
+            await store.conversation(id, channel, None)
     assert await store.db.read("SELECT DISTINCT conversation_id FROM message") == [{"conversation_id": "d"}]
     assert (await store.begin(Q)).seq == 2

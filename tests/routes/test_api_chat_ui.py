@@ -120,7 +120,9 @@ def test_the_model_and_the_channel_are_chosen_as_in_the_chat(serve: Serve, model
     url = serve(openai_base_url=model.url, model_fast="quick")
     assert ask(url, model="fast", channel="app", channelId="7").status_code == 200
     assert model.asked[0]["model"] == "quick"
-    data = httpx.get(f"{url}/api/conversations/c?channel=app", headers=HEADERS, trust_env=False).json()["data"]
+    data = httpx.get(f"{url}/api/conversations/c?channel=app&channelId=7", headers=HEADERS, trust_env=False).json()[
+        "data"
+    ]
     assert (data["channel"], data["channelId"]) == ("app", "7")
 
 

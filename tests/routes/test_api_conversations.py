@@ -20,8 +20,8 @@ def get(url: str, path: str = "/api/conversations", **query: Any) -> httpx.Respo
     return httpx.get(f"{url}{path}", params=query, headers=HEADERS, trust_env=False)
 
 
-def delete(url: str, path: str) -> httpx.Response:
-    return httpx.delete(f"{url}{path}", headers=HEADERS, trust_env=False)
+def delete(url: str, path: str, **query: Any) -> httpx.Response:
+    return httpx.delete(f"{url}{path}", params=query, headers=HEADERS, trust_env=False)
 
 
 def ask(url: str, message: str = "Hi", headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
@@ -102,7 +102,7 @@ def test_a_conversation_is_listed_and_read_as_it_was_held(serve: Serve, model: M
     assert listed["success"] is True
     assert conversation == {"id": id, "channel": "web", "channelId": "7", "model": "fast"}
     assert created.endswith("Z")
-    data = get(url, f"/api/conversations/{id}").json()["data"]
+    data = get(url, f"/api/conversations/{id}", channelId="7").json()["data"]
     messages = data.pop("messages")
     assert data == conversation | {"created": created}
     assert [(m["role"], m["content"], m["state"], m["created"]) for m in messages] == [
@@ -198,15 +198,17 @@ def test_another_channels_conversation_is_404_for_everything(serve: Serve, model
     good, model.answer = model.answer, breaks_off
     ask(url, "secret", conversationId="c", channel="app", channelId="7", messageId="m")
     model.answer = good
-    assert get(url, "/api/conversations/c").status_code == 404
-    assert delete(url, "/api/conversations/c").status_code == 404
+    path = "/api/conversations/c"
     elsewhere: list[dict[str, Any]] = [{}, {"channel": "web"}, {"channel": "app"}, {"channel": "app", "channelId": "8"}]
     for place in elsewhere:
-        response = ask(url, "secret", conversationId="c", messageId="m", **place)
-        assert (response.status_code, response.json()) == (404, {"error": "Not Found"})
+        asked = ask(url, "secret", conversationId="c", messageId="m", **place)
+        for response in (asked, get(url, path, **place), delete(url, path, **place)):
+            assert (response.status_code, response.json()) == (404, {"error": "Not Found"})
     assert len(model.asked) == 1
-    data = get(url, "/api/conversations/c", channel="app").json()["data"]
+    data = get(url, path, channel="app", channelId="7").json()["data"]
     assert [message["content"] for message in data["messages"]] == ["secret", "Hel"]
+    assert delete(url, path, channel="app", channelId="7").status_code == 200
+    assert get(url, path, channel="app", channelId="7").status_code == 404
 
 
 def test_a_deleted_conversation_is_gone_and_its_id_begins_anew(serve: Serve, model: ModelServer):

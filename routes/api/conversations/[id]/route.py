@@ -1,4 +1,7 @@
-"""GET and DELETE /api/conversations/[id]: one conversation with its messages. Another channel's is 404."""
+"""GET and DELETE /api/conversations/[id]: one conversation with its messages. Another channel's is 404.
+
+Whose it is stands in ``?channel=web&channelId=…``, as in the question that began it.
+"""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -10,8 +13,7 @@ from state import State
 
 async def GET(request: Request[State]) -> Response:
     require_bearer(request.headers, request.state["config"].webchat_token)
-    channel = request.query_params.get("channel", "web")
-    row, messages = await request.state["store"].conversation(request.path_params["id"], channel)
+    row, messages = await request.state["store"].conversation(request.path_params["id"], *owner(request))
     data = conversation_json(row) | {"messages": [message_json(message) for message in messages]}
     return JSONResponse({"success": True, "data": data})
 
@@ -19,5 +21,10 @@ async def GET(request: Request[State]) -> Response:
 async def DELETE(request: Request[State]) -> Response:
     require_bearer(request.headers, request.state["config"].webchat_token)
     id = request.path_params["id"]
-    await request.state["store"].delete(id, request.query_params.get("channel", "web"))
+    await request.state["store"].delete(id, *owner(request))
     return JSONResponse({"success": True, "data": {"id": id}})
+
+
+def owner(request: Request[State]) -> tuple[str, str | None]:
+    query = request.query_params
+    return query.get("channel", "web"), query.get("channelId")
