@@ -86,9 +86,9 @@ class EventStream(Response):
                     response = await response_to(failure, scope, receive, send) if self._started else None
                     if response is None:
                         raise failure
-                    await self.emit(self.on_error(json.loads(bytes(response.body))["error"]))
+                    await self.emit(self.on_error(json.loads(bytes(response.body))["error"]), pieces=0)
                 elif self.ended == "stopped":
-                    await self.emit(self.on_error(STOPPED))
+                    await self.emit(self.on_error(STOPPED), pieces=0)
                 await self._start()
                 await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
             if failure is not None and not expected:
@@ -116,17 +116,22 @@ class EventStream(Response):
             tasks.cancel_scope.cancel()
         return failure
 
-    async def emit(self, *events: object) -> None:
-        """Send events, a frame each, in one write: any JSON values, ASCII-escaped so that no character ends a line."""
+    async def emit(self, *events: object, pieces: int | None = None) -> None:
+        """Send events, a frame each, in one write: any JSON values, ASCII-escaped so that no character ends a line.
+
+        ``pieces`` is how many of them carry a piece of the answer, which is what the log counts; without it, all do.
+        """
         if self._scope.cancel_called:
             # A task that always finds its next piece waiting is never caught between two: it would relay to nobody.
             await anyio.lowlevel.checkpoint_if_cancelled()
         if not self._started:
             await self._start()
         self._last = time.monotonic()
-        if not self.pieces:
+        if pieces is None:
+            pieces = len(events)
+        if pieces and not self.pieces:
             self.first_at = self._last
-        self.pieces += len(events)
+        self.pieces += pieces
         body = b"".join([b"data: %b\n\n" % json.dumps(event).encode() for event in events])
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
 

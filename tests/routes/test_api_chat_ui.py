@@ -1,6 +1,7 @@
 """POST /api/chat/ui, by the front door: what `useChat` sends, and the parts that it reads."""
 
 import json
+import logging
 from typing import Any
 
 import httpx
@@ -279,6 +280,14 @@ def test_an_emoji_split_over_two_pieces_arrives_whole(serve: Serve, model: Model
     response = ask(url)
     assert response.content.isascii()
     assert text_of(response).encode("utf-16", "surrogatepass").decode("utf-16") == "a👋\u2028"
+
+
+def test_the_line_in_the_log_counts_pieces_of_the_answer_and_no_other_parts(
+    serve: Serve, model: ModelServer, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "request")
+    assert len(parts_of(ask(serve(openai_base_url=model.url)))) == 8
+    wait_until(lambda: "pieces=2" in caplog.text)
 
 
 def test_a_page_that_is_loaded_again_finds_no_stream_to_resume(serve: Serve, model: ModelServer):

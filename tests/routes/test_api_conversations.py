@@ -411,6 +411,7 @@ def test_the_line_says_how_a_stream_ended(
     [line] = lines(caplog)
     assert line.split(" ")[2] == "200"
     assert words(line)["ended"] == ended
+    assert words(line)["pieces"] == "1"  # the error frame is none
 
 
 def test_the_line_has_the_routes_path_and_nothing_private(

@@ -38,11 +38,11 @@ async def POST(request: Request[State]) -> Response:
             nonlocal begun
             if not begun:
                 begun = True
-                await emit(start, {"type": "start-step"}, {"type": "text-start", "id": "text"})
+                await emit(start, {"type": "start-step"}, {"type": "text-start", "id": "text"}, pieces=0)
             await emit(*({"type": "text-delta", "id": "text", "delta": text} for text in pieces))
 
         await answer(state, question, say, stream, again=again)
-        await emit({"type": "text-end", "id": "text"}, {"type": "finish-step"}, {"type": "finish"})
+        await emit({"type": "text-end", "id": "text"}, {"type": "finish-step"}, {"type": "finish"}, pieces=0)
 
     stream = EventStream(
         write,
