@@ -68,7 +68,7 @@ class App(Starlette):
         limit = BodyLimit(self.router, self.max_body_bytes)
         if not self.debug and not self.user_middleware:
             return RequestLog(limit)
-        router, self.router = self.router, limit  # pyright: ignore[reportAttributeAccessIssue]
+        router, self.router = self.router, limit  # pyright: ignore[reportAttributeAccessIssue] - only called here
         try:
             return RequestLog(super().build_middleware_stack())
         finally:

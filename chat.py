@@ -128,7 +128,7 @@ def read_question(body: Any, models: Mapping[str, str]) -> Question:
     """Check the body of POST /api/chat. Raises `BadRequest` with every field that is wrong; others are left alone."""
     if not isinstance(body, dict):
         raise BadRequest(("body", 'must be a JSON object such as {"message": "Hello"}'))
-    sent: dict[str, Any] = body  # pyright: ignore[reportUnknownVariableType]
+    sent: dict[str, Any] = body  # pyright: ignore[reportUnknownVariableType] - JSON
     found = {name: sent[name] for name in FIELDS if name in sent}
     for name in ("conversationId", "channelId", "messageId"):
         if found.get(name, "") is None:

@@ -44,8 +44,8 @@ def run_dev(config: Config) -> int:
         timeout_graceful_shutdown=1,
     )
     reloader = WatchFilesReload(server, target=DevServer(server).run, sockets=[server.bind_socket()])
-    reloader.watch_filter = Sources(config)  # pyright: ignore[reportAttributeAccessIssue]
-    reloader.should_exit = Flag()  # pyright: ignore[reportAttributeAccessIssue]
+    reloader.watch_filter = Sources(config)  # pyright: ignore[reportAttributeAccessIssue] - it is only called
+    reloader.should_exit = Flag()  # pyright: ignore[reportAttributeAccessIssue] - what is used of it
     options: dict[str, Any] = {"debounce": 200, "rust_timeout": 100, "yield_on_timeout": True}
     reloader.watcher = watch(*server.reload_dirs, watch_filter=None, stop_event=reloader.should_exit, **options)
     next(reloader.watcher)  # it watches from here on, so no change is missed while the app starts
@@ -102,7 +102,7 @@ class DevServer(uvicorn.Server):
         except SystemExit:  # what is wrong was said; the supervisor stays
             print("Save a file to try again, or stop with Ctrl-C.", file=sys.stderr, flush=True)
             raise
-        app = cast("object", self.config.loaded_app)  # pyright: ignore[reportUnknownMemberType]
+        app = cast("object", self.config.loaded_app)  # pyright: ignore[reportUnknownMemberType] - untyped
         if isinstance(app, Starlette):
             print(banner(app.state.config, [route for route in app.routes if isinstance(route, Route)]), flush=True)
 

@@ -116,4 +116,4 @@ def _handlers(scope: Scope) -> Mapping[Any, ExceptionHandler]:
 
 def is_async(function: object) -> bool:
     """Whether calling it gives a coroutine: an `async def`, a partial of one, an object whose `__call__` is one."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - not whether it is callable

@@ -290,7 +290,7 @@ class Router(routing.Router):
             if any(guard.depth == depth for guard in guards):
                 node.unknown = wrap(Errors(self.not_found), guards)
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  # no coroutine of its own: it hands one on
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride] - no coroutine of its own: it hands one on
         self, scope: Scope, receive: Receive, send: Send
     ) -> Awaitable[None]:
         if scope["type"] != "http":

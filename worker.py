@@ -256,7 +256,7 @@ class Worker:
               AND NOT EXISTS (SELECT 1 FROM job k WHERE k.lane = j.lane AND k.token IS NOT NULL AND k.id <> j.id)
               AND NOT EXISTS (SELECT 1 FROM job k WHERE k.lane = j.lane AND k.done_at IS NULL
                 AND (k.created_at, k.id) < (j.created_at, j.id))
-              ORDER BY j.run_at, j.id LIMIT 1{self.db.skip_locked}) RETURNING *"""  # noqa: S608
+              ORDER BY j.run_at, j.id LIMIT 1{self.db.skip_locked}) RETURNING *"""  # noqa: S608 - fixed text and markers
         try:
             [rows] = await self.db.write((sql, (uuid4().hex, now + self.lease, now, *self.jobs)))
         except Conflict:  # another process claimed a row of the same lane at the same moment

@@ -18,9 +18,11 @@ def test_every_app_answers_what_it_is_asked(name: str, size: int, tmp_path: Path
 
 
 def test_an_app_that_answers_wrongly_is_not_measured():
-    with serving(JSONResponse({"id": "always the same"}), lifespan="off") as url:  # noqa: SIM117
-        with pytest.raises(Unfit, match=r"/api/group0/item0 is answered 200 application/json"):
-            check(port_of(url), 2)
+    with (
+        serving(JSONResponse({"id": "always the same"}), lifespan="off") as url,
+        pytest.raises(Unfit, match=r"/api/group0/item0 is answered 200 application/json"),
+    ):
+        check(port_of(url), 2)
 
 
 def test_half_of_the_routes_are_static_and_half_have_a_parameter():

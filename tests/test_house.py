@@ -1,6 +1,7 @@
 """The plan of the house: who may import whom, and that every shipped route keeps its door shut."""
 
 import ast
+import re
 import sys
 from dataclasses import fields
 from itertools import product
@@ -85,6 +86,17 @@ def test_some_modules_know_nothing_of_others(module: str, strangers: set[str]):
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     assert not {name.split(".")[0] for name in names} & strangers
+
+
+def test_a_lint_rule_that_is_set_aside_says_why():
+    files = [*MODULES, *(HERE / "tests").rglob("*.py"), *(HERE / "bench").glob("*.py")]
+    bare = re.compile(r"# noqa(?!: [A-Z0-9, ]+ - \w)")
+    assert not [
+        f"{shown(file)}:{number}"
+        for file in files
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if bare.search(line) and file.name != "test_house.py"
+    ]
 
 
 def test_no_module_of_the_house_hides_one_of_the_library():

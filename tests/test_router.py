@@ -759,7 +759,7 @@ def test_what_is_added_to_the_app_comes_after_the_routes(tmp_path: Path):
 
 def test_middleware_of_the_app_is_around_everything(tmp_path: Path):
     namespace: dict[str, Any] = {}
-    exec(tag("app"), namespace)  # noqa: S102
+    exec(tag("app"), namespace)  # noqa: S102 - our own text
     app = app_of(tmp_path, {"x/route.py": ECHO, "bug/route.py": "def GET(): 1 / 0"}, max_body_bytes=10)
     app.add_middleware(namespace["Tag"], name="app")
     client = TestClient(app, raise_server_exceptions=False, follow_redirects=False)
