@@ -5,26 +5,31 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
+from httpx_sse import ServerSentEvent, connect_sse
 
 from app import create_app
 from config import HERE, Config
 from llm import LLM, READ
 from tests.processes import Project
-from tests.servers import ModelServer, serving, write_tree
+from tests.servers import Clock, ModelServer, serving, write_tree
 
 TOKEN = "a-token-of-the-tests"
 SECRET = "a-secret-of-the-tests"
 
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
 Serve = Callable[..., str]
+Events = Callable[..., Generator[ServerSentEvent]]
 
 
 @pytest.fixture
@@ -112,4 +117,38 @@ async def execute(url: str, sql: str) -> None:
 
 @pytest.fixture
 def bearer() -> dict[str, str]:
-    return {"Authorization": f"Bearer {TOKEN}"}
+    """The headers of a client that has the token."""
+    return HEADERS
+
+
+@pytest.fixture
+def events() -> Iterator[Events]:
+    """Ask for a stream, with the token: `events(url + "/api/chat", {"message": "Hi"})` yields its events as they come.
+
+    Without a body it is a GET. The stream is left when its iterator is closed, or the test ends.
+    """
+    with ExitStack() as stack:
+        client = stack.enter_context(httpx.Client(headers=HEADERS, timeout=20, trust_env=False))
+
+        def ask(url: str, json: Any = None, **options: Any) -> Generator[ServerSentEvent]:
+            with connect_sse(client, "GET" if json is None else "POST", url, json=json, **options) as source:
+                source.response.raise_for_status()
+                yield from source.iter_sse()
+
+        def opened(url: str, json: Any = None, **options: Any) -> Generator[ServerSentEvent]:
+            return stack.enter_context(closing(ask(url, json, **options)))
+
+        yield opened
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock for what takes one, such as `Worker` and `Store`: it stands still until the test sets it."""
+    return Clock()
+
+
+def kept_in(url: str, conversation: str = "c") -> list[tuple[str, str, str]]:
+    """What is kept of a conversation: role, content, state; [] where there is none."""
+    response = httpx.get(f"{url}/api/conversations/{conversation}", headers=HEADERS, trust_env=False)
+    messages: list[dict[str, str]] = response.json()["data"]["messages"] if response.status_code == 200 else []
+    return [(message["role"], message["content"], message["state"]) for message in messages]

@@ -1,18 +1,24 @@
-"""Real servers for the tests, each on a socket of its own on 127.0.0.1, in a thread of its own."""
+"""Real servers for the tests, each on a socket of its own on 127.0.0.1, in a thread of its own. And a clock."""
 
 import asyncio
 import json
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import uvicorn
 from starlette.types import ASGIApp
+
+from db import database
+from worker import JobFile, Worker
 
 
 @contextmanager
@@ -108,6 +114,18 @@ async def two_words(exchange: Exchange) -> None:
     await exchange.done()
 
 
+async def one_piece(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("Hel")
+    await exchange.hang()
+
+
+async def breaks_off(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("Hel")
+    exchange.reset()
+
+
 class ModelServer:
     """A small OpenAI-compatible server that answers as the test says, and counts the clients that leave early."""
 
@@ -197,3 +215,34 @@ def write_tree(root: Path, files: dict[str, str]) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     return root
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self, text: str = "2026-03-01T07:30:00+00:00") -> None:
+        self.set(text)
+
+    def set(self, text: str) -> None:
+        self.now = datetime.fromisoformat(text).timestamp()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def working(
+    url: str, jobs: Mapping[str, JobFile], clock: Clock | None = None, **options: Any
+) -> AsyncGenerator[Worker]:
+    """A worker on a database of its own connections, served until the block ends."""
+    db = database(url)
+    await db.open()
+    worker = Worker(db, jobs, clock=clock or Clock(), **{"poll": 0.02, **options})
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(worker.serve)
+        await anyio.lowlevel.checkpoint()
+        try:
+            yield worker
+        finally:
+            worker.stop()
+    await db.aclose()

@@ -21,6 +21,7 @@ from app import create_app
 from config import ROUTES, Config
 from loader import load_routes
 from tests.conftest import SECRET
+from tests.processes import PYTHON, Project, run
 from tests.servers import ModelServer, wait_until, write_tree
 
 HERE = Path(__file__).resolve().parent.parent
@@ -193,6 +194,19 @@ def lines_logged_by(file: Path) -> list[str]:
         and call.func.value.id == "logger"
         and call.func.attr in ("debug", "info", "warning", "error", "exception", "log")
     ]
+
+
+@pytest.mark.parametrize(
+    "document", [d for d in DOCUMENTS if any(file.startswith("tests/") for file in files_of(d))], ids=lambda p: p.name
+)
+def test_the_tests_of_a_document_pass(document: Path, project: Project):
+    files = files_of(document)
+    write_tree(project, files)
+    tests = [file for file in files if Path(file).name.startswith("test_")]
+    done = run(project, PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *tests)
+    assert done.returncode == 0, done.stdout
+    written = sum(files[file].count("\ndef test_") + files[file].count("\nasync def test_") for file in tests)
+    assert len(set(re.findall(r"^PASSED (\S+::\w+)", done.stdout, re.MULTILINE))) == written > 0
 
 
 def test_every_local_link_leads_somewhere():

@@ -18,10 +18,8 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from app import create_app
 from config import HERE, Config
-from tests.conftest import TOKEN, Serve
-from tests.servers import Exchange, ModelServer, free_port, serving, wait_until
-
-HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+from tests.conftest import HEADERS, TOKEN, Serve, kept_in
+from tests.servers import Exchange, ModelServer, free_port, one_piece, serving, wait_until
 
 Relay = Callable[..., str]
 
@@ -50,12 +48,6 @@ def client_of(url: str, body: dict[str, Any] | None = None) -> Generator[socket.
         yield client
 
 
-def messages_of(url: str, conversation: str = "c") -> list[tuple[str, str, str]]:
-    response = httpx.get(f"{url}/api/conversations/{conversation}", headers=HEADERS, trust_env=False)
-    messages: list[dict[str, str]] = response.json()["data"]["messages"] if response.status_code == 200 else []
-    return [(message["role"], message["content"], message["state"]) for message in messages]
-
-
 def ask(url: str, **body: Any) -> httpx.Response:
     body = {"message": "Hi", "conversationId": "c"} | body
     return httpx.post(f"{url}/api/chat", json=body, headers=HEADERS, timeout=20, trust_env=False)
@@ -77,12 +69,6 @@ async def head_only(exchange: Exchange) -> None:
     await exchange.hang()
 
 
-async def one_piece(exchange: Exchange) -> None:
-    await exchange.head()
-    await exchange.delta("Hel")
-    await exchange.hang()
-
-
 @pytest.mark.parametrize(
     ("answer", "reads", "kept"),
     [(never, b"", ""), (head_only, b"", ""), (one_piece, b'data: {"text": "Hel"}', "Hel")],
@@ -100,7 +86,7 @@ def test_a_client_that_leaves_closes_the_upstream_and_what_was_said_is_kept(
             seen += client.recv(4096)
         assert model.aborted == 0
     wait_until(lambda: model.aborted == 1)
-    wait_until(lambda: messages_of(url) == [("user", "Hi", "done"), ("assistant", kept, "left")])
+    wait_until(lambda: kept_in(url) == [("user", "Hi", "done"), ("assistant", kept, "left")])
 
 
 def test_a_client_that_does_not_read_is_noticed_when_it_leaves(relay: Relay, model: ModelServer):
@@ -127,7 +113,7 @@ def test_a_client_that_does_not_read_is_noticed_when_it_leaves(relay: Relay, mod
             time.sleep(0.25)
         assert model.aborted == 0
     wait_until(lambda: model.aborted == 1)
-    wait_until(lambda: messages_of(url)[-1][2] == "left")
+    wait_until(lambda: kept_in(url)[-1][2] == "left")
 
 
 @pytest.mark.parametrize("answer", [never, one_piece])
@@ -143,7 +129,7 @@ def test_the_same_with_a_base_http_middleware_around_the_app(model: ModelServer,
         with client_of(url):
             wait_until(lambda: len(model.exchanges) == 1)
         wait_until(lambda: model.aborted == 1)
-        wait_until(lambda: messages_of(url)[-1][2] == "left")
+        wait_until(lambda: kept_in(url)[-1][2] == "left")
 
 
 # The model fails.
@@ -192,7 +178,7 @@ def test_a_failure_before_the_first_piece_has_its_own_status(
     model.answer = answer
     response = ask(url)
     assert (response.status_code, response.headers.get("retry-after")) == (status, retry_after)
-    assert messages_of(url) == [("user", "Hi", "done"), ("assistant", "", "error")]
+    assert kept_in(url) == [("user", "Hi", "done"), ("assistant", "", "error")]
 
 
 def test_a_model_that_is_busy_for_long_is_not_waited_for(relay: Relay, model: ModelServer):
@@ -266,7 +252,7 @@ def test_a_failure_later_ends_with_an_error_and_keeps_what_was_said(relay: Relay
     assert list(error) == ["error"]
     assert "provider" not in response.text
     assert response.text.endswith("data: [DONE]\n\n")
-    assert messages_of(url)[-1] == ("assistant", "Hello", "error")
+    assert kept_in(url)[-1] == ("assistant", "Hello", "error")
 
 
 # The model is odd, but right.
@@ -340,7 +326,7 @@ def test_an_odd_answer_arrives_whole_and_is_kept_whole(relay: Relay, model: Mode
     response = ask(url)
     assert response.content.isascii()
     assert json.loads(json.dumps("".join(event["text"] for event in events(response)))) == text
-    assert messages_of(url)[-1] == ("assistant", text, "done")
+    assert kept_in(url)[-1] == ("assistant", text, "done")
     assert response.text.endswith("data: [DONE]\n\n")
 
 
@@ -361,7 +347,7 @@ def test_more_streams_than_allowed_are_503_at_once(relay: Relay, model: ModelSer
         assert b"200 OK" in client.recv(4096)
         response = ask(url, conversationId="d")
         assert (response.status_code, response.headers["retry-after"]) == (503, "5")
-        assert messages_of(url, "d") == []
+        assert kept_in(url, "d") == []
     wait_until(lambda: model.aborted == 1)
     model.answer = sends_all_at_once
     wait_until(lambda: ask(url, conversationId="d").status_code == 200)
@@ -385,7 +371,7 @@ def test_two_questions_at_once_are_both_kept_in_order(relay: Relay, model: Model
             assert [answer.status_code for answer in answers] == [200, 200]
 
     asyncio.run(both())
-    kept = [content for _, content, _ in messages_of(url)]
+    kept = [content for _, content, _ in kept_in(url)]
     assert kept in (["one", "to one", "two", "to two"], ["two", "to two", "one", "to one"])
 
 
@@ -440,4 +426,4 @@ async def test_sigterm_ends_fifty_streams_with_a_word_and_keeps_what_was_said(
     assert b"Traceback" not in process.stderr.read()
     again = serve(database_url=f"sqlite:///{tmp_path}/app.db")
     for n in range(50):
-        assert messages_of(again, f"c{n}")[-1] == ("assistant", "Hel", "stopped")
+        assert kept_in(again, f"c{n}")[-1] == ("assistant", "Hel", "stopped")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from httpx_sse import connect_sse
 
+from tests.conftest import Events
 from tests.servers import wait_until
 
 ServeTree = Callable[..., str]
@@ -41,10 +41,9 @@ def test_any_route_can_stream_events(serve_tree: ServeTree):
     assert response.headers["content-type"] == "text/event-stream"
 
 
-def test_a_reader_that_nobody_here_wrote_understands_them(serve_tree: ServeTree):
+def test_a_reader_that_nobody_here_wrote_understands_them(serve_tree: ServeTree, events: Events):
     url = serve_tree(route('await emit("eins")\nawait anyio.sleep(0.4)\nawait emit(["zwei", 2])'))
-    with httpx.Client(trust_env=False) as client, connect_sse(client, "GET", f"{url}/count") as source:
-        assert [event.data for event in source.iter_sse()] == ['"eins"', '["zwei", 2]', "[DONE]"]
+    assert [event.data for event in events(f"{url}/count")] == ['"eins"', '["zwei", 2]', "[DONE]"]
 
 
 def test_silence_is_broken_by_a_comment(serve_tree: ServeTree):

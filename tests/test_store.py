@@ -10,23 +10,9 @@ import pytest_asyncio
 
 from db import database
 from store import HISTORY, STALE, NotFound, Question, Reused, Running, Store, Turn
+from tests.servers import Clock
 
 Q = Question(conversation="c", content="Hi", message_id="m")
-
-
-class Clock:
-    """A clock that the test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest_asyncio.fixture

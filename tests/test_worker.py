@@ -3,15 +3,14 @@
 import asyncio
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager, closing
+from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import anyio
-import anyio.lowlevel
 import httpx
 import pytest
 
@@ -20,45 +19,14 @@ from config import Config
 from db import database
 from loader import RouteError
 from tests.conftest import SECRET
-from tests.servers import serving, wait_until, write_tree
+from tests.servers import Clock, serving, wait_until, working, write_tree
 from worker import Job, JobFile, Worker, load_jobs
 
 Run = Callable[..., Any]
 
 
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self, text: str = "2026-03-01T07:30:00+00:00") -> None:
-        self.set(text)
-
-    def set(self, text: str) -> None:
-        self.now = datetime.fromisoformat(text).timestamp()
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def job(run: Run, name: str = "job", **options: Any) -> dict[str, JobFile]:
     return {name: JobFile(name=name, file=f"jobs/{name}.py", run=run, **options)}
-
-
-@asynccontextmanager
-async def working(
-    url: str, jobs: Mapping[str, JobFile], clock: Clock | None = None, **options: Any
-) -> AsyncGenerator[Worker]:
-    """A worker on a database of its own connections, served until the block ends."""
-    db = database(url)
-    await db.open()
-    worker = Worker(db, jobs, clock=clock or Clock(), **{"poll": 0.02, **options})
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(worker.serve)
-        await anyio.lowlevel.checkpoint()
-        try:
-            yield worker
-        finally:
-            worker.stop()
-    await db.aclose()
 
 
 async def until(condition: Callable[[], object]) -> None:

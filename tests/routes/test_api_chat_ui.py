@@ -7,10 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import TOKEN, Serve
-from tests.servers import Exchange, ModelServer, wait_until
+from tests.conftest import HEADERS, Serve, kept_in
+from tests.servers import Exchange, ModelServer, breaks_off, one_piece, wait_until
 
-HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 Message = dict[str, Any]
 
 
@@ -45,11 +44,6 @@ def text_of(response: httpx.Response) -> str:
     return "".join(part["delta"] for part in parts_of(response) if part["type"] == "text-delta")
 
 
-def kept_in(url: str, conversation: str = "c") -> list[tuple[str, str, str]]:
-    response = httpx.get(f"{url}/api/conversations/{conversation}", headers=HEADERS, trust_env=False)
-    return [(m["role"], m["content"], m["state"]) for m in response.json()["data"]["messages"]]
-
-
 def told(model: ModelServer) -> list[str]:
     """What the model was told last, without the roles."""
     return [message["content"] for message in model.asked[-1]["messages"]]
@@ -66,18 +60,6 @@ def counting(model: ModelServer) -> ModelServer:
 
     model.answer = answer
     return model
-
-
-async def one_piece(exchange: Exchange) -> None:
-    await exchange.head()
-    await exchange.delta("Hel")
-    await exchange.hang()
-
-
-async def breaks_off(exchange: Exchange) -> None:
-    await exchange.head()
-    await exchange.delta("Hel")
-    exchange.reset()
 
 
 def test_an_answer_is_a_ui_message_stream(serve: Serve, model: ModelServer):

@@ -10,10 +10,8 @@ import httpx
 import pytest
 
 from db import database
-from tests.conftest import TOKEN, Serve
-from tests.servers import Exchange, ModelServer, wait_until
-
-HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+from tests.conftest import HEADERS, TOKEN, Serve, kept_in
+from tests.servers import Exchange, ModelServer, breaks_off, one_piece, wait_until
 
 
 def get(url: str, path: str = "/api/conversations", **query: Any) -> httpx.Response:
@@ -37,11 +35,6 @@ def text_of(response: httpx.Response) -> str:
 def told(model: ModelServer) -> list[tuple[str, str]]:
     """What the model was told last."""
     return [(message["role"], message["content"]) for message in model.asked[-1]["messages"]]
-
-
-def kept_in(url: str, conversation: str = "c") -> list[tuple[str, str, str]]:
-    data = get(url, f"/api/conversations/{conversation}").json()["data"]
-    return [(m["role"], m["content"], m["state"]) for m in data["messages"]]
 
 
 async def insert(database_url: str, *rows: tuple[str, float]) -> None:
@@ -76,18 +69,6 @@ def counting(model: ModelServer) -> ModelServer:
 
     model.answer = answer
     return model
-
-
-async def one_piece(exchange: Exchange) -> None:
-    await exchange.head()
-    await exchange.delta("Hel")
-    await exchange.hang()
-
-
-async def breaks_off(exchange: Exchange) -> None:
-    await exchange.head()
-    await exchange.delta("Hel")
-    exchange.reset()
 
 
 # The list.
