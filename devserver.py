@@ -80,7 +80,8 @@ class Sources:
 
     def __init__(self, config: Config) -> None:
         base = config.routes_dir.parent
-        self.trees = tuple(folder.resolve() for folder in (config.routes_dir, base / "public", base / "jobs"))
+        beside = (base / name for name in ("public", "jobs", "channels"))
+        self.trees = tuple(folder.resolve() for folder in (config.routes_dir, *beside))
 
     def __call__(self, path: Path) -> bool:
         if path.suffix in (".pyc", ".swp", ".swx", ".tmp") or path.name.endswith("~") or "__pycache__" in path.parts:

@@ -213,3 +213,10 @@ def test_every_local_link_leads_somewhere():
     for document in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    readme = (HERE / "README.md").read_text()
+    assert len(readme.splitlines()) < 150
+    for page in (HERE / "docs").glob("*.md"):
+        assert f"](docs/{page.name})" in readme
