@@ -17,8 +17,8 @@ State = Literal["done", "left", "error", "stopped"]
 STALE = 180.0  # seconds; a running answer is touched at least every 120 (llm.READ), so this one's writer is dead
 HISTORY = 500  # messages at most, however short
 
-# A conversation belongs to its channel and to whose it is there; an empty channel_id is none.
-OWNED = "id = $1 AND channel = $2 AND COALESCE(channel_id, '') = COALESCE(CAST($3 AS TEXT), '')"
+# A conversation belongs to its channel, and to whose it is there where that is asked.
+OWNED = "id = $1 AND channel = $2 AND COALESCE(CAST($3 AS TEXT), '') IN ('', COALESCE(channel_id, ''))"
 
 
 class NotFound(Exception):

@@ -101,14 +101,14 @@ async def test_a_conversation_is_read_and_deleted_by_its_channel_and_by_whose_it
     await store.save(await store.begin(replace(Q, channel="app", channel_id="7")), "Hello", "done")
     await store.save(await store.begin(replace(Q, conversation="d", channel="app")), "Hello", "done")
     for id, channel, channel_id in (
-        *(("c", "app", None), ("c", "app", ""), ("c", "app", "8"), ("c", "web", "7"), ("d", "app", "7")),
-        ("d", "web", None),
+        *(("c", "app", "8"), ("c", "web", "7"), ("c", "web", None), ("d", "app", "7"), ("d", "web", None)),
     ):
         with pytest.raises(NotFound):
             await store.conversation(id, channel, channel_id)
         with pytest.raises(NotFound):
             await store.delete(id, channel, channel_id)
-    assert len((await store.conversation("c", "app", "7"))[1]) == 2
+    for channel_id in ("7", None, ""):
+        assert len((await store.conversation("c", "app", channel_id))[1]) == 2
     assert len((await store.conversation("d", "app", ""))[1]) == 2
     await store.delete("c", "app", "7")
     await store.delete("d", "app", None)

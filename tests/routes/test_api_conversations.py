@@ -180,14 +180,16 @@ def test_another_channels_conversation_is_404_for_everything(serve: Serve, model
     ask(url, "secret", conversationId="c", channel="app", channelId="7", messageId="m")
     model.answer = good
     path = "/api/conversations/c"
-    elsewhere: list[dict[str, Any]] = [{}, {"channel": "web"}, {"channel": "app"}, {"channel": "app", "channelId": "8"}]
+    elsewhere: list[dict[str, Any]] = [{}, {"channel": "web", "channelId": "7"}, {"channel": "app", "channelId": "8"}]
     for place in elsewhere:
         asked = ask(url, "secret", conversationId="c", messageId="m", **place)
         for response in (asked, get(url, path, **place), delete(url, path, **place)):
             assert (response.status_code, response.json()) == (404, {"error": "Not Found"})
+    assert ask(url, "secret", conversationId="c", messageId="m", channel="app").status_code == 404
     assert len(model.asked) == 1
-    data = get(url, path, channel="app", channelId="7").json()["data"]
-    assert [message["content"] for message in data["messages"]] == ["secret", "Hel"]
+    for place in ({"channel": "app", "channelId": "7"}, {"channel": "app"}):
+        data = get(url, path, **place).json()["data"]
+        assert [message["content"] for message in data["messages"]] == ["secret", "Hel"]
     assert delete(url, path, channel="app", channelId="7").status_code == 200
     assert get(url, path, channel="app", channelId="7").status_code == 404
 
