@@ -1,6 +1,7 @@
 """What can go wrong between a client and a model, on real sockets, with each transport to the model."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -427,3 +428,9 @@ async def test_sigterm_ends_fifty_streams_with_a_word_and_keeps_what_was_said(
     again = serve(database_url=f"sqlite:///{tmp_path}/app.db")
     for n in range(50):
         assert kept_in(again, f"c{n}")[-1] == ("assistant", "Hel", "stopped")
+
+
+def test_what_a_chat_imports_is_left_out_of_garbage_collection(serve: Serve, model: ModelServer):
+    gc.unfreeze()  # an earlier app of this process did it before
+    serve(openai_base_url=model.url)
+    wait_until(gc.get_freeze_count)
