@@ -225,10 +225,14 @@ class _Thread:
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-        _use_wal(connection)
-        connection.execute("PRAGMA synchronous=FULL")  # with NORMAL a power cut takes what was acknowledged
-        if not self.writes:
-            connection.execute("PRAGMA query_only=1")
+        try:
+            _use_wal(connection)
+            connection.execute("PRAGMA synchronous=FULL")  # with NORMAL a power cut takes what was acknowledged
+            if not self.writes:
+                connection.execute("PRAGMA query_only=1")
+        except BaseException:  # a file that is no database shows it here
+            connection.close()
+            raise
         return connection
 
     def _run(self, connection: sqlite3.Connection, batch: Sequence[_Job]) -> None:
