@@ -82,6 +82,16 @@ def test_the_routes_of_a_document_load_and_answer(document: Path, tree: Path):
                 assert response.status_code not in (401, 405, 500)
 
 
+def test_the_loader_works_in_another_starlette_app(tree: Path, monkeypatch: pytest.MonkeyPatch):
+    [block] = [block for block in blocks_of(HERE / "docs/routing.md") if not FILE.match(block)]
+    text = "from starlette.responses import Response\n\n\ndef GET(request):\n    return Response('Hello')\n"
+    write_tree(tree, {"routes/hello/route.py": text})
+    monkeypatch.chdir(tree)
+    found: dict[str, Any] = {}
+    exec(block, found)  # noqa: S102 - it is ours, and shown to be run
+    assert TestClient(found["app"]).get("/hello").text == "Hello"
+
+
 @pytest.fixture
 def ported(
     tree: Path, serve_tree: Callable[..., str], model: ModelServer, monkeypatch: pytest.MonkeyPatch
