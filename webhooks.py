@@ -34,10 +34,10 @@ class Channel:
     file: str
     job: JobFile  # runs each event: async def run(job, state)
     verify: Callable[[Request[Any], bytes], bool]  # whether the body is the sender's
-    key: Callable[[Request[Any], Any], str]  # the event's id, the same when it is delivered again
+    key: Callable[[Request[Any], Any], str | int]  # the event's id, the same when it is delivered again
     parse: Callable[[Request[Any], bytes], Any] | None = None  # the body, read; default: as JSON
     events: Callable[[Any], Sequence[Any]] = lambda payload: [payload]  # what one delivery holds; [] to ignore it
-    lane: Callable[[Any], str | None] = lambda event: None  # events of one lane are run one at a time, in order
+    lane: Callable[[Any], str | int | None] = lambda event: None  # events of one lane are run one at a time, in order
     handshake: Callable[[Any], Response | None] | None = None  # the answer to a payload that is no event
     challenge: Callable[[Request[Any]], str | None] | None = None  # the answer to GET; None: 401
 

@@ -353,7 +353,7 @@ class Worker:
     async def _update(self, row: Row, changes: str, *values: object) -> None:
         """Write an end down, unless the claim was lost: then another process writes it.
 
-        While the database is away this is tried again, for as long as the claim lasts: the job would run twice.
+        While the database is away this is tried again for half a claim's time: else the job would run twice.
         """
         sql = f"UPDATE job SET {changes} WHERE id = $1 AND token = $2"  # noqa: S608 - the columns are ours
         until = self.clock() + self.lease / 2

@@ -21,7 +21,7 @@ from app import create_app
 from config import HERE, Config
 from llm import LLM, READ
 from tests.processes import Project
-from tests.servers import Clock, ModelServer, serving, write_tree
+from tests.servers import Clock, Exchange, ModelServer, serving, write_tree
 
 TOKEN = "a-token-of-the-tests"
 SECRET = "a-secret-of-the-tests"
@@ -37,6 +37,19 @@ def model() -> Iterator[ModelServer]:
     """A model server that answers "Hello" until the test says otherwise."""
     with ModelServer().running() as server:
         yield server
+
+
+@pytest.fixture
+def counting(model: ModelServer) -> ModelServer:
+    """A model whose n-th answer is "answer n"."""
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta(f"answer {len(model.exchanges)}", "stop")
+        await exchange.done()
+
+    model.answer = answer
+    return model
 
 
 @pytest.fixture

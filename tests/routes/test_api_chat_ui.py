@@ -49,19 +49,6 @@ def told(model: ModelServer) -> list[str]:
     return [message["content"] for message in model.asked[-1]["messages"]]
 
 
-@pytest.fixture
-def counting(model: ModelServer) -> ModelServer:
-    """A model whose n-th answer is "answer n"."""
-
-    async def answer(exchange: Exchange) -> None:
-        await exchange.head()
-        await exchange.delta(f"answer {len(model.exchanges)}", "stop")
-        await exchange.done()
-
-    model.answer = answer
-    return model
-
-
 def test_an_answer_is_a_ui_message_stream(serve: Serve, model: ModelServer):
     response = ask(serve(openai_base_url=model.url))
     assert response.status_code == 200

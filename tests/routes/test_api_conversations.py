@@ -58,19 +58,6 @@ def pages(url: str, **query: Any) -> list[list[str]]:
     raise AssertionError("the pages do not end")
 
 
-@pytest.fixture
-def counting(model: ModelServer) -> ModelServer:
-    """A model whose n-th answer is "answer n"."""
-
-    async def answer(exchange: Exchange) -> None:
-        await exchange.head()
-        await exchange.delta(f"answer {len(model.exchanges)}", "stop")
-        await exchange.done()
-
-    model.answer = answer
-    return model
-
-
 # The list.
 
 
