@@ -223,7 +223,10 @@ def seconds_of(retry_after: str | None) -> float | None:
 
 def body_of(response: "httpx2.Response") -> AsyncGenerator[bytes]:
     """Return the bytes of a response: as they come, unless the server compressed them unasked."""
-    return response.aiter_bytes() if "content-encoding" in response.headers else response.aiter_raw()
+    if "content-encoding" in response.headers:
+        return response.aiter_bytes()
+    stream: Any = response.stream  # as aiter_raw() gives it, without counting each chunk on the way
+    return stream.__aiter__()
 
 
 class Answer:
@@ -241,52 +244,56 @@ class Answer:
     def take(self, chunk: bytes) -> tuple[list[str], BrokenOff | None]:
         """Return the text of the events that are complete with this chunk, also of those before a failure."""
         pieces: list[str] = []
-        try:
-            for text in self.read(chunk):
-                pieces.append(text)
-        except BrokenOff as failure:
-            return pieces, failure
-        return pieces, None
-
-    def read(self, chunk: bytes) -> Iterator[str]:
-        """Yield the text of the events that are complete with this chunk. Raises `BrokenOff`."""
+        self._rest.append(chunk)
         if b"\n" not in chunk:
-            self._rest.append(chunk)
-            return
-        *lines, last = (b"".join(self._rest) + chunk).split(b"\n")  # as bytes: U+2028 is no line end inside JSON
+            return pieces, None
+        *lines, last = b"".join(self._rest).split(b"\n")  # as bytes: U+2028 is no line end inside JSON
         self._rest = [last]
         for line in lines:
             line = line.removesuffix(b"\r")
             if line.startswith(b"data:"):
-                self._data.append(line[5:].removeprefix(b" "))
+                self._data.append(line[5:])
             elif not line and self._data:
-                data = b"\n".join(self._data)
+                data = b"\n".join(self._data).strip()
                 self._data.clear()
                 if data == b"[DONE]":
                     self.is_done = self._whole = True
-                    return
-                error, text, finished = read_chunk(data)
+                    break
+                try:
+                    error, text, finished = read_chunk(data)
+                except BrokenOff as failure:
+                    return pieces, failure
                 if error:
-                    raise BrokenOff("The model reported an error.")
+                    return pieces, BrokenOff("The model reported an error.")
                 self._whole = self._whole or finished
                 if text:
                     self._spoken = True
-                    yield text
+                    pieces.append(text)
+        return pieces, None
 
     def end(self) -> Iterator[str]:
         """Yield what an event without its last line end says. Raises `BrokenOff` where the answer is not whole."""
         if not self.is_done:
-            yield from self.read(b"\n\n")
+            pieces, failure = self.take(b"\n\n")
+            yield from pieces
+            if failure:
+                raise failure
         if not self._whole:
             raise BrokenOff("The model broke off its answer.")
         if not self._spoken:
             raise BrokenOff("The model gave an empty answer.")
 
 
+DECODER = json.JSONDecoder()  # json.loads() would look for blanks around each value, and guess the encoding of bytes
+
+
 def read_chunk(data: bytes) -> tuple[bool, str, bool]:
     """Read one chunk of a chat completion: whether it is an error, its text, and whether it is the last."""
     try:
-        event: Any = json.loads(data.decode())  # given bytes, it would guess their encoding each time
+        source = data.decode()
+        event, end = DECODER.raw_decode(source)
+        if end < len(source):
+            raise ValueError
         choices: list[Any] = event.get("choices") or [NOTHING]
         delta: Mapping[str, Any] = choices[0].get("delta") or NOTHING
         text = delta.get("content")

@@ -121,7 +121,7 @@ class EventStream(Response):
 
         ``pieces`` is how many of them carry a piece of the answer, which is what the log counts; without it, all do.
         """
-        if self._scope.cancel_called:
+        if self.ended != "open":
             # A task that always finds its next piece waiting is never caught between two: it would relay to nobody.
             await anyio.lowlevel.checkpoint_if_cancelled()
         if not self._started:

@@ -243,7 +243,18 @@ async def reports_an_error_in_the_same_breath(exchange: Exchange) -> None:
     await exchange.done()
 
 
-@pytest.mark.parametrize("answer", [resets, stops_short, reports_an_error, reports_an_error_in_the_same_breath])
+async def says_more_than_json(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.delta("Hel")
+    await exchange.delta("lo")
+    await exchange.send(b'data: {"choices": [{"delta": {"content": "?"}}]} {}\n\n')
+    await exchange.done()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [resets, stops_short, reports_an_error, reports_an_error_in_the_same_breath, says_more_than_json],
+)
 def test_a_failure_later_ends_with_an_error_and_keeps_what_was_said(relay: Relay, model: ModelServer, answer: Any):
     url = relay()
     model.answer = answer
@@ -281,6 +292,13 @@ async def sends_byte_by_byte(exchange: Exchange) -> None:
     await exchange.end()
 
 
+async def sends_blanks_around_json(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.send(b'data:{"choices": [{"delta": {"content": "a"}}]}\n\n')
+    await exchange.send(b'data: \t {"choices": [{"delta":\ndata: {"content": "b"}}]} \t\r\n\r\ndata:  [DONE] \n\n')
+    await exchange.end()
+
+
 async def sends_a_megabyte(exchange: Exchange) -> None:
     await exchange.head()
     await exchange.delta("x" * 1_000_000, "stop")
@@ -315,6 +333,7 @@ async def never_says_done_but_finishes(exchange: Exchange) -> None:
         (sends_line_separators, "a\u2028b\u0085c"),
         (splits_a_pair, "a👋b"),
         (sends_byte_by_byte, "Grüße"),
+        (sends_blanks_around_json, "ab"),
         (sends_a_megabyte, "x" * 1_000_000),
         (sends_all_at_once, "ab" * 50),
         (leaves_out_the_last_line_end, "ab"),

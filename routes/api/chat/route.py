@@ -16,7 +16,7 @@ async def POST(request: Request[State]) -> Response:
     request.scope.get("log", {})["conversation"] = question.conversation
 
     async def write(emit: Emit) -> None:
-        await answer(state, question, lambda pieces: emit(*({"text": text} for text in pieces)), stream)
+        await answer(state, question, lambda pieces: emit(*[{"text": text} for text in pieces]), stream)
 
     stream = EventStream(write, headers={"X-Conversation-Id": question.conversation})
     return stream
