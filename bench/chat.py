@@ -7,12 +7,12 @@
 `usual` is the relay of the tutorials: `async for chunk in client.chat.completions.create(stream=True)` inside a
 StreamingResponse. `fastapi` is the same with FastAPI's EventSourceResponse. `httpx2` and `aiohttp` are this app with
 one transport to the model and the other: the real POST /api/chat with token, storage and heartbeat, which the other
-two do not have. All run on uvicorn, uvloop and httptools, each in a process of its own on one core. A model server
-and the client, which checks every piece of every answer, have the other core. The relays take turns within each
-round, and the median of the rounds counts; shares are medians of each round's own.
+two do not have. All run on uvicorn, uvloop and httptools, each in a process of its own on one core. The model server
+and the client, which checks every piece of every answer, are one process on the other core, which never sleeps while
+it measures: see `Ends`. The relays take turns within each round, and the median of the rounds counts; shares are
+medians of each round's own.
 
-A processor time is the difference of the relay's own clock around a run: with all requests of that run in it, and
-nothing subtracted. Linux only.
+A processor time is the difference of the relay's own clock. Linux only.
 """
 
 import argparse
@@ -23,17 +23,16 @@ import logging
 import re
 import resource
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from starlette.types import ASGIApp
 
@@ -228,9 +227,9 @@ END = model_chunk({}, "stop") + http_chunk(b"data: [DONE]\n\n") + http_chunk(b""
 
 
 class Model(asyncio.Protocol):
-    """One connection to the model server. GET /closed/7 says when the client of question 7 left it."""
+    """One connection to the model server."""
 
-    closed_at: dict[int, float]
+    left: ClassVar[dict[int, asyncio.Future[float]]] = {}  # by question: when its client left before the end
 
     def connection_made(self, transport: Any) -> None:
         self.loop = asyncio.get_running_loop()
@@ -249,10 +248,8 @@ class Model(asyncio.Protocol):
         self.received = b""
         if head.startswith(b"POST"):
             self.answer(body)
-        else:
-            closed_at = head.startswith(b"GET /closed/") and self.closed_at.get(int(head.split()[1].split(b"/")[2]))
-            text = json.dumps(closed_at or None).encode()
-            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text))
+        else:  # a client that warms its connection
+            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
 
     def answer(self, body: bytes) -> None:
         pieces, rate, then, id = INSTRUCTION.findall(body)[-1]
@@ -290,21 +287,47 @@ class Model(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self.timer is not None:
             self.timer.cancel()
-        if self.question is not None:
-            self.closed_at[self.question.id] = time.monotonic()  # one clock for all processes
+        left = self.left.pop(self.question.id, None) if self.question is not None else None
+        if left is not None and not left.done():
+            left.set_result(time.monotonic())
 
 
-def serve_model(listener: socket.socket) -> None:
-    import uvloop
+class Ends:
+    """Both ends of a relay, in this process: the model server, and a loop for the clients.
 
-    Model.closed_at = {}
+    While it runs it never sleeps. A write to a process that sleeps wakes it, and on a virtual machine the relay pays
+    for that: up to a third of what a piece costs, which no client on a network would ask of it.
+    """
 
-    async def serve() -> None:
-        server = await asyncio.get_running_loop().create_server(Model, sock=listener, backlog=4096)
-        await server.serve_forever()
+    def __enter__(self) -> Self:
+        import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve())
+        self.runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self.url = self.runner.run(self._listen())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.runner.close()
+
+    async def _listen(self) -> str:
+        self.server = await asyncio.get_running_loop().create_server(Model, "127.0.0.1", 0, backlog=4096)
+        return f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/v1"
+
+    def run(self, what: Coroutine[Any, Any, Numbers]) -> Numbers:
+        async def awake() -> Numbers:
+            loop = asyncio.get_running_loop()
+
+            def turn() -> None:
+                nonlocal next_turn
+                next_turn = loop.call_soon(turn)
+
+            next_turn = loop.call_soon(turn)
+            try:
+                return await what
+            finally:
+                next_turn.cancel()
+
+        return self.runner.run(awake())
 
 
 # Serving: each in a process of its own, which ends by itself when nobody ends it.
@@ -314,25 +337,18 @@ def serve(descriptor: int, name: str, seconds: int, model: str, database: Path) 
     become_server(seconds)
     raise_file_limit()
     logging.basicConfig(level="WARNING")
-    if name == "model":
-        pin(client_core())
-        return serve_model(socket.socket(fileno=descriptor))
     serve_app(RELAYS[name](model, database), descriptor)
 
 
 @contextmanager
-def serving(name: str, seconds: int, model: str = "", past: Path | None = None) -> Generator[Server]:
-    """Serve a relay, with a database of its own, or the model. Raises `Unfit` when it does not start."""
+def serving(name: str, seconds: int, model: str, past: Path | None = None) -> Generator[Server]:
+    """Serve a relay between the model at a URL and a database of its own. Raises `Unfit` when it does not start."""
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder, "app.db")
         if past is not None:
             shutil.copy(past, database)
         with machine.serving("bench.chat", name, seconds, model, database, patience=PATIENCE) as server:
             yield server
-
-
-def url_of(model: Server) -> str:
-    return f"http://127.0.0.1:{model.port}/v1"
 
 
 def raise_file_limit() -> None:
@@ -396,31 +412,32 @@ def check(client: Client, question: Question) -> None:
         raise Unfit(f"{question} was answered {pieces[:3]} ... {pieces[-3:]}")
 
 
-def run(what: Coroutine[Any, Any, Numbers]) -> Numbers:
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(what)
-
-
 # Measuring. Each takes a relay and gives numbers by name.
 
 
 async def cost_of_pieces(server: Server, streams: int = 40, pieces: int = 300, rate: int = 50) -> Numbers:
-    """Microseconds of processor time for each piece, at some paced streams."""
+    """Microseconds of processor time for each piece, while that many paced streams are open and no request comes."""
     question = Question(pieces, rate)
-    before = server.cpu()
     clients: list[Client] = []
     for i in range(streams):  # not all in step: as if each had come by itself
         clients.append(await start(server, question))
         await asyncio.sleep((i % 7 + 1) / 7 / rate)
     async with asyncio.timeout(PATIENCE):
         for client in clients:
+            await client.begun
+        before, already = server.cpu(), told(clients)
+        await asyncio.wait([client.ended for client in clients], return_when=asyncio.FIRST_COMPLETED)
+        spent, all_told = server.cpu() - before, told(clients)
+        for client in clients:
             await client.ended
-    spent = server.cpu() - before
     for client in clients:
         check(client, question)
-    return {"µs": spent / (streams * pieces) * 1e6}
+    return {"µs": spent / (all_told - already) * 1e6}
+
+
+def told(clients: Sequence[Client]) -> int:
+    """How many pieces have come so far."""
+    return sum(data.count(b"data:") for client in clients for data in client.received)
 
 
 async def cost_of_requests(server: Server, conversations: Iterator[str], requests: int = 40) -> Numbers:
@@ -491,33 +508,23 @@ MOMENTS = {
 }
 
 
-async def time_to_close(server: Server, model: Server, ids: Iterator[int], patience: float = 3) -> Numbers:
+async def time_to_close(server: Server, ids: Iterator[int], patience: float = 3) -> Numbers:
     """Milliseconds from the client's leaving to the end of the connection to the model; infinite: not in time."""
     found: Numbers = {}
     for moment, question in MOMENTS.items():
         question = question._replace(id=next(ids))
+        Model.left[question.id] = left = asyncio.get_running_loop().create_future()
         client = await start(server, question)
         if moment == "not reading":
             client.transport.pause_reading()
         await asyncio.sleep(0.5)
         left_at = time.monotonic()
         client.transport.abort()
-        closed_at: float | None = None
-        while closed_at is None and time.monotonic() < left_at + patience:
-            await asyncio.sleep(0.01)
-            closed_at = await when_closed(model, question.id)
-        found[moment] = (closed_at - left_at) * 1e3 if closed_at else float("inf")
+        found[moment] = float("inf")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                found[moment] = (await left - left_at) * 1e3
     return found
-
-
-async def when_closed(model: Server, id: int) -> float | None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", model.port)
-    writer.write(b"GET /closed/%d HTTP/1.1\r\n\r\n" % id)
-    head = await reader.readuntil(b"\r\n\r\n")
-    text = await reader.readexactly(int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0]))
-    writer.close()
-    await writer.wait_closed()
-    return json.loads(text)
 
 
 # Comparing.
@@ -525,7 +532,7 @@ async def when_closed(model: Server, id: int) -> float | None:
 
 class Measure(NamedTuple):
     title: str
-    run: Callable[[Server, Server], Coroutine[Any, Any, Numbers]]
+    run: Callable[[Server], Coroutine[Any, Any, Numbers]]
     afresh: bool = False  # in new processes each round: memory that was used once is not given back
     shares: bool = True
 
@@ -533,17 +540,17 @@ class Measure(NamedTuple):
 def compare(measure: Measure, names: Sequence[str], rounds: int, limit: int, past: Path | None) -> str:
     """Measure the relays in turns; a table in Markdown."""
     samples: dict[str, list[Numbers]] = {name: [] for name in names}
-    with serving("model", limit) as model, ExitStack() as stack:
+    with Ends() as ends, ExitStack() as stack:
         servers: dict[str, Server] = {}
         for round in range(rounds + 1):
             for name in names:
                 if measure.afresh:
-                    with serving(name, limit, url_of(model), past) as server:
-                        sample = run(measure.run(server, model))
+                    with serving(name, limit, ends.url, past) as server:
+                        sample = ends.run(measure.run(server))
                 else:
                     if name not in servers:
-                        servers[name] = stack.enter_context(serving(name, limit, url_of(model), past))
-                    sample = run(measure.run(servers[name], model))
+                        servers[name] = stack.enter_context(serving(name, limit, ends.url, past))
+                    sample = ends.run(measure.run(servers[name]))
                 if round:  # the first one warms up
                     samples[name].append(sample)
     return table(measure, samples)
@@ -574,26 +581,17 @@ def measures(past: Iterator[str]) -> dict[str, Measure]:
     """What can be measured; ``past`` names conversations that hold a past, each for one use."""
     ids = count(1)
 
-    async def pieces(server: Server, model: Server) -> Numbers:
-        return await cost_of_pieces(server)
-
-    async def requests(server: Server, model: Server) -> Numbers:
+    async def requests(server: Server) -> Numbers:
         return await cost_of_requests(server, past)
 
-    async def first(server: Server, model: Server) -> Numbers:
-        return await time_to_first(server)
-
-    async def memory(server: Server, model: Server) -> Numbers:
-        return await memory_of_streams(server)
-
-    async def leaving(server: Server, model: Server) -> Numbers:
-        return await time_to_close(server, model, ids)
+    async def leaving(server: Server) -> Numbers:
+        return await time_to_close(server, ids)
 
     return {
-        "pieces": Measure("CPU for each piece, 40 streams", pieces),
+        "pieces": Measure("CPU for each piece, 40 streams", cost_of_pieces),
         "requests": Measure("CPU ms for each request, by messages", requests),
-        "first": Measure("ms to the first piece, by open streams", first),
-        "memory": Measure("memory for each of 1,000 silent streams", memory, afresh=True),
+        "first": Measure("ms to the first piece, by open streams", time_to_first),
+        "memory": Measure("memory for each of 1,000 silent streams", memory_of_streams, afresh=True),
         "leaving": Measure("ms until the model is left", leaving, shares=False),
     }
 

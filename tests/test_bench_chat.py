@@ -16,42 +16,44 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="t
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[Server]:
-    with chat.serving("model", 120) as server:
-        yield server
+def ends() -> Iterator[chat.Ends]:
+    with chat.Ends() as ends:
+        yield ends
 
 
 @pytest.fixture(scope="module", params=chat.RELAYS)
-def relay(request: pytest.FixtureRequest, model: Server, tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+def relay(
+    request: pytest.FixtureRequest, ends: chat.Ends, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Server]:
     if request.param == "fastapi" and find_spec("fastapi") is None:
         pytest.skip("fastapi is not installed: it is in bench/requirements.txt")
     past = tmp_path_factory.mktemp("past") / "past.db"
     asyncio.run(chat.store_past(past, ["long"]))
-    with chat.serving(request.param, 120, chat.url_of(model), past) as server:
+    with chat.serving(request.param, 120, ends.url, past) as server:
         yield server
 
 
-def test_every_relay_tells_all_pieces_in_order(relay: Server):
-    chat.run(chat.cost_of_pieces(relay, streams=3, pieces=20, rate=200))
+def test_every_relay_tells_all_pieces_in_order(relay: Server, ends: chat.Ends):
+    ends.run(chat.cost_of_pieces(relay, streams=3, pieces=20, rate=200))
 
 
-def test_every_relay_sends_the_past_to_the_model(relay: Server):
-    numbers = chat.run(chat.cost_of_requests(relay, iter(["long"]), requests=1))
+def test_every_relay_sends_the_past_to_the_model(relay: Server, ends: chat.Ends):
+    numbers = ends.run(chat.cost_of_requests(relay, iter(["long"]), requests=1))
     assert list(numbers) == ["1", str(PAST)]
 
 
-def test_the_first_pieces_of_streams_that_come_and_go_are_found(relay: Server):
-    numbers = chat.run(chat.time_to_first(relay, streams=4, seconds=0.1))
+def test_the_first_pieces_of_streams_that_come_and_go_are_found(relay: Server, ends: chat.Ends):
+    numbers = ends.run(chat.time_to_first(relay, streams=4, seconds=0.1))
     assert list(numbers) == ["1 p50", "1 p99", "4 p50", "4 p99"]
     assert min(numbers.values()) > 0
 
 
-def test_silent_streams_stay_open(relay: Server):
-    chat.run(chat.memory_of_streams(relay, streams=5))
+def test_silent_streams_stay_open(relay: Server, ends: chat.Ends):
+    ends.run(chat.memory_of_streams(relay, streams=5))
 
 
-def test_every_relay_leaves_the_model_when_its_client_leaves(relay: Server, model: Server):
-    numbers = chat.run(chat.time_to_close(relay, model, count(1), patience=10))
+def test_every_relay_leaves_the_model_when_its_client_leaves(relay: Server, ends: chat.Ends):
+    numbers = ends.run(chat.time_to_close(relay, count(1), patience=10))
     assert list(numbers) == list(chat.MOMENTS)
 
 
