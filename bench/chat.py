@@ -262,7 +262,8 @@ class Model(asyncio.Protocol):
         self.tell()
 
     def tell(self) -> None:
-        assert self.question is not None
+        if self.question is None:
+            return
         if self.sent < self.question.pieces:
             first = model_chunk({"role": "assistant", "content": self.question.answer[0]}) if not self.sent else b""
             self.transport.write(first or PIECES[self.sent])
@@ -272,22 +273,24 @@ class Model(asyncio.Protocol):
         elif self.question.then == "stop":
             self.question = None
             self.transport.write(END)
-        elif self.question.then == "flood" and self.is_writing:
+        elif self.question.then == "flood":
             self.transport.write(PIECES[1] * 100)
-            self.timer = self.loop.call_later(0.001, self.tell)
+            if self.is_writing:  # else resume_writing goes on
+                self.timer = self.loop.call_later(0.001, self.tell)
 
     def pause_writing(self) -> None:
         self.is_writing = False
 
     def resume_writing(self) -> None:
         self.is_writing = True
-        if self.question is not None:
+        if self.question is not None and self.sent == self.question.pieces:
             self.tell()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.timer is not None:
             self.timer.cancel()
         left = self.left.pop(self.question.id, None) if self.question is not None else None
+        self.question = None
         if left is not None and not left.done():
             left.set_result(time.monotonic())
 
@@ -307,11 +310,15 @@ class Ends:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.runner.run(self._hang_up())
         self.runner.close()
 
     async def _listen(self) -> str:
         self.server = await asyncio.get_running_loop().create_server(Model, "127.0.0.1", 0, backlog=4096)
         return f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/v1"
+
+    async def _hang_up(self) -> None:
+        self.server.close()  # by hand: uvloop's loop.close() waits for ever for a listener that is still open
 
     def run(self, what: Coroutine[Any, Any, Numbers]) -> Numbers:
         async def awake() -> Numbers:
