@@ -5,7 +5,8 @@
     .venv/bench/bin/python -m bench.webhooks
 
 Every server is the whole app with the real route; its channel compares a token and reads an id, as Telegram's does.
-`nothing` acknowledges without storing. `sqlite` and `postgresql` store, and leave the work to another process;
+`nothing` acknowledges without storing. `disk` writes one page over and over and waits until the disk has it, on the
+event loop: no storage that keeps its word can be faster than that. `sqlite` and `postgresql` store, and leave the work to another process;
 `sqlite, run` does the work as well, while it goes on acknowledging: a claim and a note of the end for every webhook.
 The servers take turns within each round, on one core, with the client and PostgreSQL on the other one; the
 median of the rounds counts, and shares are medians of each round's own. Linux only.
@@ -15,12 +16,13 @@ import argparse
 import asyncio
 import importlib
 import logging
+import os
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -29,7 +31,7 @@ from typing import Any, NamedTuple
 from bench import machine
 from bench.machine import HERE, Server, Unfit, become_server, client_core, pin, serve_app
 
-NAMES = ("nothing", "sqlite", "sqlite, run", "postgresql")
+NAMES = ("nothing", "disk", "sqlite", "sqlite, run", "postgresql")
 CONNECTIONS = (1, 32)
 TOKEN = "a-token-of-the-benchmark"
 PATIENCE = 30.0  # seconds that a server may take to start
@@ -67,6 +69,8 @@ def serve(descriptor: int, name: str, folder: Path, database_url: str, seconds: 
         async with inner(app) as state:
             if name == "nothing":
                 state["worker"].put = put_nowhere
+            if name == "disk":
+                state["worker"].put = disk(os.open(folder / "page", os.O_WRONLY | os.O_CREAT))
             if name != "sqlite, run":
                 state["worker"].stop()
             yield state
@@ -77,6 +81,17 @@ def serve(descriptor: int, name: str, folder: Path, database_url: str, seconds: 
 
 async def put_nowhere(*_: object, **__: object) -> bool:
     return True
+
+
+def disk(file: int) -> Callable[..., Awaitable[bool]]:
+    """Return a ``put`` that only waits for the disk."""
+
+    async def put_on_disk(*_: object, **__: object) -> bool:
+        os.pwrite(file, bytes(4096), 0)
+        os.fdatasync(file)
+        return True
+
+    return put_on_disk
 
 
 class Sample(NamedTuple):

@@ -9,7 +9,7 @@ import pytest
 from bench import claims, webhooks
 
 
-@pytest.mark.parametrize("name", ["nothing", "sqlite", "sqlite, run", "postgresql"])
+@pytest.mark.parametrize("name", ["nothing", "disk", "sqlite", "sqlite, run", "postgresql"])
 @pytest.mark.filterwarnings("ignore::platformdirs.api.RuntimeDirWarning")
 def test_every_server_acknowledges(name: str):
     with ExitStack() as stack:
