@@ -6,8 +6,9 @@
 
 Every server is the whole app with the real route; its channel compares a token and reads an id, as Telegram's does.
 `nothing` acknowledges without storing. `disk` writes one page over and over and waits until the disk has it, on the
-event loop: no storage that keeps its word can be faster than that. `sqlite` and `postgresql` store, and leave the work to another process;
-`sqlite, run` does the work as well, while it goes on acknowledging: a claim and a note of the end for every webhook.
+event loop: no storage that keeps its word can be faster than that. `sqlite` and `postgresql` store, and leave the work
+to another process; `sqlite, run` does the work as well, while it goes on acknowledging: a claim and a note of the end
+for every webhook.
 The servers take turns within each round, on one core, with the client and PostgreSQL on the other one; the
 median of the rounds counts, and shares are medians of each round's own. Linux only.
 """
