@@ -13,10 +13,11 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import anyio
 import anyio.lowlevel
+from anyio.lowlevel import RunVar
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
@@ -103,23 +104,25 @@ class EventStream(Response):
     async def _pump(self, receive: Receive) -> Exception | None:
         """Run ``write`` beside the watcher and the heartbeat, which end with it; what it raised is returned."""
         failure: Exception | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch, receive)
-            tasks.start_soon(self._beat)
-            with self._scope:
-                try:
-                    await self.write(self.emit)
-                    self._end("done")
-                except Exception as exc:
-                    failure = exc
-                    self._end("error")
-            tasks.cancel_scope.cancel()
+        with Pace.of_loop() as self._pace:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch, receive)
+                tasks.start_soon(self._beat)
+                with self._scope:
+                    try:
+                        await self.write(self.emit)
+                        self._end("done")
+                    except Exception as exc:
+                        failure = exc
+                        self._end("error")
+                tasks.cancel_scope.cancel()
         return failure
 
     async def emit(self, *events: object, pieces: int | None = None) -> None:
         """Send events, a frame each, in one write: any JSON values, ASCII-escaped so that no character ends a line.
 
         ``pieces`` is how many of them carry a piece of the answer, which is what the log counts; without it, all do.
+        Where the loop is behind (see `Pace`) this returns a moment later; send what has come meanwhile together.
         """
         if self.ended != "open":
             # A task that always finds its next piece waiting is never caught between two: it would relay to nobody.
@@ -134,6 +137,8 @@ class EventStream(Response):
         self.pieces += pieces
         body = b"".join([b"data: %b\n\n" % json.dumps(event).encode() for event in events])
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        if pieces and self._pace.rest:
+            await anyio.sleep(self._pace.rest)
 
     def stop(self) -> None:
         """End the stream because the server stops."""
@@ -167,6 +172,60 @@ class EventStream(Response):
             else:
                 await anyio.sleep(self.beat - silent)
 
+
+class Pace:
+    """How long each stream of an event loop rests after an event, in seconds: 0, until the loop falls behind.
+
+    A loop with more to relay than it gets done takes all streams in turn, and a question waits for many such turns
+    until its first piece: seconds. What arrives while a stream rests is read and sent at once, at little more than
+    the cost of one piece; rests of some hundredths of a second are enough to make the turns short again
+    (bench/RESULTS.md). A timer that runs while streams are open sees how late it is called.
+    """
+
+    tick = 0.01  # seconds between two looks
+    late = 0.005  # seconds: from here on the loop is behind
+    longer = 0.01  # seconds that are added at a late look: little for a single stall
+    shorter = 0.98  # what is left of the rest at a look in time: after 1.6 s next to nothing of the longest
+    longest, shortest = 0.25, 0.001  # seconds
+
+    def __init__(self) -> None:
+        self.rest = 0.0
+        self._streams = 0
+        self._loop = asyncio.get_running_loop()
+
+    @staticmethod
+    def of_loop() -> "Pace":
+        """Return the running loop's own."""
+        pace = _pace.get(None)
+        if pace is None:
+            _pace.set(pace := Pace())
+        return pace
+
+    def __enter__(self) -> Self:
+        self._streams += 1
+        if self._streams == 1:
+            self._wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._streams -= 1
+        if self._streams == 0:
+            self._timer.cancel()
+            self.rest = 0.0
+
+    def _wait(self) -> None:
+        self._due = self._loop.time() + self.tick
+        self._timer = self._loop.call_at(self._due, self._look)
+
+    def _look(self) -> None:
+        if self._loop.time() - self._due > self.late:
+            self.rest = min(self.rest + self.longer, self.longest)
+        else:
+            self.rest = self.rest * self.shorter if self.rest > self.shortest else 0.0
+        self._wait()
+
+
+_pace: RunVar[Pace | None] = RunVar("pace")
 
 _open: set[EventStream] = set()
 

@@ -1,5 +1,6 @@
 """Event streams of any route, by the front door: frames, heartbeat, failures, HEAD, clients that leave."""
 
+import json
 import logging
 import re
 from collections.abc import Callable
@@ -84,6 +85,36 @@ def test_head_gets_the_head_and_does_not_wait_for_the_stream(serve_tree: ServeTr
     response = httpx.head(f"{url}/count", trust_env=False)
     assert (response.status_code, response.content) == (200, b"")
     assert response.headers["content-type"] == "text/event-stream"
+
+
+BEHIND = """
+made, sizes = [], []
+async def make():
+    for n in range(60):
+        made.append(n)
+        time.sleep(0.03)  # it keeps the loop, so that everything on it comes late
+        await anyio.sleep(0)
+async with anyio.create_task_group() as tasks:
+    tasks.start_soon(make)
+    while sum(sizes) < 60:
+        if made:
+            events, made[:] = list(made), []
+            sizes.append(len(events))
+            await emit(*events)
+        else:
+            await anyio.sleep(0)
+await emit({"sizes": sizes})
+"""
+
+
+def test_a_stream_rests_while_the_loop_is_behind_and_loses_nothing(serve_tree: ServeTree, events: Events):
+    url = serve_tree(route("import time" + BEHIND))
+    *told, last, done = [event.data for event in events(f"{url}/count")]
+    assert told == [str(n) for n in range(60)]
+    assert done == "[DONE]"
+    sizes: list[int] = json.loads(last)["sizes"]
+    assert max(sizes[:3]) <= 3  # one late moment is not yet a loop that is behind
+    assert max(sizes) > 3
 
 
 def test_what_a_route_does_at_the_end_is_done_when_the_client_leaves(serve_tree: ServeTree, tmp_path: Path):

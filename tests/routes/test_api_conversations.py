@@ -318,7 +318,10 @@ def test_a_repeat_of_an_unfinished_answer_writes_it_again(serve: Serve, model: M
     good, model.answer = model.answer, one_piece if leaves else breaks_off
     body = {"message": "Hi", "conversationId": "c", "messageId": "m"}
     with httpx.stream("POST", f"{url}/api/chat", json=body, headers=HEADERS, trust_env=False) as response:
-        assert next(response.iter_lines()) == 'data: {"text": "Hel"}'
+        frames = response.iter_lines()
+        assert next(frames) == 'data: {"text": "Hel"}'
+        if not leaves:
+            assert 'data: {"error": "The model broke off its answer."}' in list(frames)
     ended = "left" if leaves else "error"
     wait_until(lambda: kept_in(url) == [("user", "Hi", "done"), ("assistant", "Hel", ended)])
     model.answer = good
