@@ -31,7 +31,7 @@ from commands import main
 from config import Config
 from errors import BadRequest, Errors
 from llm import LLM, LLMError, RateLimited, Silent
-from requestlog import RequestLog
+from requestlog import LoggedApp
 from router import Router
 from startup import load, message_of, read_settings, report, set_up_logging
 from state import State, open_state
@@ -56,7 +56,7 @@ def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
     return app
 
 
-class App(Starlette):
+class App(LoggedApp):
     """Starlette with one error layer instead of two, and a limit on bodies that costs nothing without a body.
 
     With `debug`, or middleware of the app's own, Starlette's two layers are used as they are.
@@ -67,10 +67,10 @@ class App(Starlette):
     def build_middleware_stack(self) -> ASGIApp:
         limit = BodyLimit(self.router, self.max_body_bytes)
         if not self.debug and not self.user_middleware:
-            return RequestLog(limit)
+            return limit
         router, self.router = self.router, limit  # pyright: ignore[reportAttributeAccessIssue] - only called here
         try:
-            return RequestLog(super().build_middleware_stack())
+            return super().build_middleware_stack()
         finally:
             self.router = router
 
