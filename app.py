@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from auth import Unauthorized
@@ -30,6 +30,7 @@ from chat import Busy
 from commands import main
 from config import Config
 from errors import BadRequest, Errors
+from jsonresponse import JSONResponse
 from llm import LLM, LLMError, RateLimited, Silent
 from requestlog import LoggedApp
 from router import Router

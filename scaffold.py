@@ -21,9 +21,10 @@ WIDTH = 120  # of a line, as in pyproject.toml
 TEMPLATE = '''"""GET TITLE: say here what it answers."""
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from auth import require_bearer
+from jsonresponse import JSONResponse
 from state import State
 
 

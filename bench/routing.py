@@ -5,10 +5,11 @@
     .venv/bench/bin/python -m bench.routing
 
 Every app answers the same paths with the same JSON, on uvicorn, uvloop and httptools. Half of its routes are static
-and half have one parameter. One core serves and another one asks: with `wrk` where it is installed, else with a
-client in Python, which is slower than some of the servers. The apps of one size take turns within each round, and
-the median of the rounds counts. Of the routes of a kind, `--ask last` asks for the one written last, which a
-framework that tries its routes one by one comes to after all others; `--ask each` asks for each in turn.
+and half have one parameter. `ours` is the whole app, its routes written as the shipped ones are; `ours/starlette-json`
+is the same with Starlette's own JSONResponse. One core serves and another one asks: with `wrk` where it is installed,
+else with a client in Python, which is slower than some of the servers. The apps of one size take turns within each
+round, and the median of the rounds counts. Of the routes of a kind, `--ask last` asks for the one written last, which
+a framework that tries its routes one by one comes to after all others; `--ask each` asks for each in turn.
 
 It ends with what loading 1,000 route files costs on top of importing the same files as plain modules.
 """
@@ -148,11 +149,15 @@ def blacksheep(size: int, folder: Path) -> ASGIApp:
     return app
 
 
-def ours(size: int, folder: Path) -> ASGIApp:
+def ours(size: int, folder: Path, json_response: str = "jsonresponse") -> ASGIApp:
     from app import create_app
     from config import Config
 
-    return create_app(Config(routes_dir=write_routes(folder / "routes", size)))
+    return create_app(Config(routes_dir=write_routes(folder / "routes", size, json_response)))
+
+
+def ours_starlette_json(size: int, folder: Path) -> ASGIApp:
+    return ours(size, folder, "starlette.responses")
 
 
 APPS: dict[str, Callable[[int, Path], ASGIApp]] = {
@@ -161,11 +166,13 @@ APPS: dict[str, Callable[[int, Path], ASGIApp]] = {
     "fastapi": fastapi,
     "blacksheep": blacksheep,
     "ours": ours,
+    "ours/starlette-json": ours_starlette_json,
 }
 
 ROUTE = """\
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+
+from {module} import JSONResponse
 
 
 async def GET(request: Request) -> JSONResponse:
@@ -173,14 +180,14 @@ async def GET(request: Request) -> JSONResponse:
 """
 
 
-def write_routes(folder: Path, size: int) -> Path:
+def write_routes(folder: Path, size: int, json_response: str = "jsonresponse") -> Path:
     """Write one route.py for each route; the folder."""
     for static, dynamic in pairs(size):
         name = static.rpartition("/")[2]
         for path, id in ((static, repr(name)), (f"{dynamic}/[id]", 'request.path_params["id"]')):
             file = folder / path[1:] / "route.py"
             file.parent.mkdir(parents=True)
-            file.write_text(ROUTE.format(id=id))
+            file.write_text(ROUTE.format(module=json_response, id=id))
     return folder
 
 
@@ -329,13 +336,21 @@ def compare(size: int, names: Sequence[str], ask: str, rounds: int, seconds: flo
             continue
         cells: list[str] = []
         for kind in KINDS:
-            found, bare = samples[name, kind], samples["bare", kind]
-            share = statistics.median(mine.rate / its.rate for mine, its in zip(found, bare, strict=True))
-            cells.append(f"{statistics.median(sample.rate for sample in found):,.0f}")
+            share = share_of(samples[name, kind], samples["bare", kind])
+            cells.append(f"{statistics.median(sample.rate for sample in samples[name, kind]):,.0f}")
             cells.append(f"{share:.2f}" if share >= 0.1 else f"{share:.3f}")
-            cells.append(f"{statistics.median(sample.cost for sample in found):,.0f}")
+            cells.append(f"{statistics.median(sample.cost for sample in samples[name, kind]):,.0f}")
         lines.append(f"| {name} | {' | '.join(cells)} | {servers[name].started_in:.1f} s |")
+    for name in servers:
+        if "ours" in servers and name not in ("bare", "ours"):
+            times = [f"{kind} {share_of(samples['ours', kind], samples[name, kind]):.2f}" for kind in KINDS]
+            lines += ["", f"ours, in times of {name}: {', '.join(times)}"]
     return "\n".join(lines)
+
+
+def share_of(found: Sequence[Sample], others: Sequence[Sample]) -> float:
+    """The median of each round's own ratio."""
+    return statistics.median(mine.rate / its.rate for mine, its in zip(found, others, strict=True))
 
 
 # Loading.
@@ -343,7 +358,7 @@ def compare(size: int, names: Sequence[str], ask: str, rounds: int, seconds: flo
 
 def load(how: str, folder: Path) -> float:
     """Load each route file of a folder; the seconds, without those that the files' own imports take."""
-    importlib.import_module("starlette.responses")
+    importlib.import_module("jsonresponse")
     loader = importlib.import_module("loader")
     if how == "routes":
         began = time.perf_counter()

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from auth import is_recent, is_signed
 from chat import reply
+from jsonresponse import JSONResponse
 from state import State
 from worker import Job
 

@@ -11,7 +11,7 @@ from tests.servers import serving
 
 
 @pytest.mark.parametrize("size", [2, 200])
-@pytest.mark.parametrize("name", ["bare", "starlette", "ours"])
+@pytest.mark.parametrize("name", ["bare", "starlette", "ours", "ours/starlette-json"])
 def test_every_app_answers_what_it_is_asked(name: str, size: int, tmp_path: Path):
     with serving(APPS[name](size, tmp_path), lifespan="auto") as url:
         check(port_of(url), size)

@@ -32,7 +32,7 @@ FLOORS = [
     {"offline", "db"},
     {"loader"},
     {"router", "requestlog"},
-    {"auth", "config", "errors"},
+    {"auth", "config", "errors", "jsonresponse"},
 ]
 FLOOR = {name: number for number, floor in enumerate(reversed(FLOORS)) for name in floor}
 FOLDERS = ("routes", "jobs", "channels")
@@ -76,6 +76,7 @@ def test_imports_point_downwards(file: Path):
     [
         ("loader", {"llm", "sse", "auth", "config", "state", "openai", "httpx"}),
         ("router", {"llm", "sse", "auth", "config", "state", "openai", "httpx"}),
+        ("jsonresponse", {"llm", "sse", "auth", "config", "state", "openai", "httpx"}),
         ("errors", {"llm", "sse", "auth", "config", "state", "openai", "httpx"}),
         ("llm", {"starlette", "uvicorn"}),
         ("sse", {"llm", "openai", "config"}),

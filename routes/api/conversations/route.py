@@ -5,11 +5,12 @@ import json
 import re
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from auth import require_bearer
 from chat import conversation_json
 from errors import BadRequest
+from jsonresponse import JSONResponse
 from state import State
 
 LIMIT = 20

@@ -1,9 +1,10 @@
 """GET /api/cron: run the jobs that are due. Call it every minute, with the secret."""
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from auth import require_cron_secret
+from jsonresponse import JSONResponse
 from state import State
 
 

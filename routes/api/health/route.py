@@ -1,8 +1,9 @@
 """GET /api/health: open to everybody, says only whether the app and its database answer."""
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from jsonresponse import JSONResponse
 from state import State
 
 

@@ -1,9 +1,10 @@
 """GET /api/jobs: what is due, running and failed, and when each schedule is next; with the secret of /api/cron."""
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from auth import require_cron_secret
+from jsonresponse import JSONResponse
 from state import State
 
 

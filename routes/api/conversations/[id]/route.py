@@ -4,10 +4,11 @@ Whose it is stands in ``?channel=web&channelId=…``, as in the question that be
 """
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from auth import require_bearer
 from chat import conversation_json, message_json
+from jsonresponse import JSONResponse
 from state import State
 
 

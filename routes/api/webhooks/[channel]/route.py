@@ -6,10 +6,11 @@ The answer is 200 once the events are on disk, and before anything is done about
 import anyio
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 from auth import Unauthorized
 from errors import BadRequest
+from jsonresponse import JSONResponse
 from state import State
 from webhooks import Channel, events_of
 
