@@ -9,7 +9,7 @@ their names in messages: `loader` reads the folders.
 import inspect
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes
@@ -248,7 +248,10 @@ def _find(node: _Node, parts: Sequence[str], i: int) -> "Route | PublicFile | No
 
 
 class Router(routing.Router):
-    """Starlette's router with a table in front: one look-up for a static path, one walk for any other.
+    """Starlette's router with tables in front: one look-up for a static path, one walk for any other.
+
+    Most paths with a parameter end with it, and have a plain word there: these are looked up by their folder, since
+    the walk could only come to the same route, at twice the cost.
 
     ``public`` is a folder whose files, listed now, answer before any route. Routes that are added to the app
     later (`app.mount`, `app.add_route`) are tried after ours, as Starlette tries them.
@@ -261,6 +264,7 @@ class Router(routing.Router):
         self._count = len(routes)
         self._tree = _Node()
         self._static: dict[bytes, Route | PublicFile] = {}
+        self._leaves: dict[bytes, tuple[Container[str], Route]] = {}  # by folder: its static children, and its [x]
         for route in routes:
             self._add(route)
         for file in public_files(public) if public else ():
@@ -268,11 +272,11 @@ class Router(routing.Router):
                 self._add(file)
 
     def _add(self, route: "Route | PublicFile") -> None:
-        node = self._tree
+        node = parent = self._tree
         for depth, segment in enumerate(route.segments):
             self._guard(node, route, depth)
             if segment.rank < 2:
-                node = node.child(segment)
+                parent, node = node, node.child(segment)
             elif segment.rank == 2:
                 node.rest = route if isinstance(route, Route) else None
                 return
@@ -281,8 +285,14 @@ class Router(routing.Router):
                 return
         self._guard(node, route, len(route.segments))
         node.route = route
-        if all(segment.rank == 0 for segment in route.segments):
-            self._static[b"/" + b"/".join(as_sent(segment.text) for segment in route.segments)] = route
+        *above, last = route.segments or [Segment(0, "")]
+        if any(segment.rank for segment in above):
+            return
+        folder = b"".join([b"/" + as_sent(segment.text) for segment in above])
+        if last.rank == 0:
+            self._static[folder + b"/" + as_sent(last.text)] = route
+        elif isinstance(route, Route):
+            self._leaves[folder] = (parent.static, route)
 
     def _guard(self, node: _Node, route: "Route | PublicFile", depth: int) -> None:
         if node.unknown is None and isinstance(route, Route):
@@ -297,27 +307,41 @@ class Router(routing.Router):
             return self.app(scope, receive, send)
         if "router" not in scope:
             scope["router"] = self
-        root, raw = raw_path(scope)
-        route = self._static.get(raw)
-        if route is not None:
-            params: dict[str, Any] = {}
+        raw: bytes = scope.get("raw_path") or b""
+        if not raw or scope.get("root_path"):
+            _, raw = raw_path(scope)
+        if (route := self._static.get(raw)) is not None:
+            return self._answer(route, {}, scope, receive, send)
+        folder, _, last = raw.rpartition(b"/")
+        if (leaf := self._leaves.get(folder)) and last.translate(None, b"-_").isalnum():
+            names, route = leaf
+            if (text := last.decode()) not in names:
+                return self._answer(route, {route.segments[-1].text: text}, scope, receive, send)
+        return self._search(raw.decode("latin-1"), scope, receive, send)
+
+    def _search(self, path: str, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer at a raw path (bytes as latin-1) by the walk through the tree."""
+        if is_plain(path):
+            parts = path[1:].split("/")
+        elif not path.startswith("/"):
+            raise HTTPException(404)  # OPTIONS *
         else:
-            path = raw.decode("latin-1")
-            if may_be_untidy(path):
-                path, redirect = tidy(path)
-                if redirect and self._is_added(scope) and not _find(self._tree, split(path) or [], 0):
-                    return self.app(scope, receive, send)
-                if redirect:
-                    return _redirect(root.decode("latin-1") + path, scope, receive, send)
-            parts = split(path)
-            if parts is None and not path.startswith("/"):
-                raise HTTPException(404)  # OPTIONS *
-            if parts is None:
+            path, redirect = tidy(path)
+            if redirect and self._is_added(scope) and not _find(self._tree, split(path) or [], 0):
+                return self.app(scope, receive, send)
+            if redirect:
+                return _redirect(raw_path(scope)[0].decode("latin-1") + path, scope, receive, send)
+            decoded = split(path)
+            if decoded is None:
                 raise HTTPException(400, "The path has a malformed percent-escape")
-            route = _find(self._tree, parts, 0)
-            if route is None:
-                return self._unmatched(parts, scope, receive, send)
-            params = route.params(parts)
+            parts = decoded
+        if (route := _find(self._tree, parts, 0)) is None:
+            return self._unmatched(parts, scope, receive, send)
+        return self._answer(route, route.params(parts), scope, receive, send)
+
+    def _answer(
+        self, route: "Route | PublicFile", params: dict[str, Any], scope: Scope, receive: Receive, send: Send
+    ) -> Awaitable[None]:
         scope["route"] = route
         scope["path_params"] = {**scope["path_params"], **params} if scope.get("path_params") else params
         return route.app(scope, receive, send)
@@ -339,9 +363,13 @@ class Router(routing.Router):
         return any(route.matches(variant)[0] is not Match.NONE for route in added for variant in scopes)
 
 
-def may_be_untidy(path: str) -> bool:
-    """Whether `tidy` could change a path: five searches cost 90 ns, the expression that says it exactly 430."""
-    return "//" in path or "\\" in path or "/." in path or "%2" in path or path.endswith("/")
+def is_plain(path: str) -> bool:
+    """Whether a raw path (bytes as latin-1) is surely tidy, and its segments are written as they are.
+
+    Plain searches cost 0.2 us, an expression that says it exactly more than twice as much.
+    """
+    untidy = "%" in path or "//" in path or "\\" in path or "/." in path or path.endswith("/") or path[:1] != "/"
+    return not untidy and path.isascii()
 
 
 _DOT = re.compile(r"\.|%2[eE]")
@@ -379,8 +407,6 @@ def split(path: str) -> list[str] | None:
     if not path.startswith("/"):
         return None
     parts = path[1:].split("/") if len(path) > 1 else []
-    if "%" not in path and path.isascii():
-        return parts
     if _BAD_ESCAPE.search(path):
         return None
     try:
