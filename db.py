@@ -236,7 +236,7 @@ class _Thread:
         return connection
 
     def _run(self, connection: sqlite3.Connection, batch: Sequence[_Job]) -> None:
-        if not self.writes:
+        if not self.writes or (len(batch) == 1 and len(batch[0].statements) == 1):  # which is a transaction by itself
             for job in batch:
                 job.result = _attempt(connection, job)
             return

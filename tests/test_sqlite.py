@@ -65,6 +65,21 @@ async def test_the_statements_of_a_write_happen_together_or_not_at_all(db: SQLit
     ]
 
 
+async def test_a_statement_by_itself_happens_whole_or_not_at_all_and_is_committed_when_it_is_told(
+    db: SQLite, tmp_path: Path
+):
+    two = INSERT.replace("($1, 'web', 'smart', 0)", "($1, 'web', 'smart', 0), ($2, 'web', 'smart', 0)")
+    with pytest.raises(Conflict):
+        await db.write((two, ("a", "a")))
+    assert await db.write((f"{two} RETURNING id", ("a", "b"))) == [[{"id": "a"}, {"id": "b"}]]
+    with sqlite3.connect(tmp_path / "data/app.db", timeout=0) as another:  # neither waits for the other's end
+        assert another.execute("SELECT id FROM conversation ORDER BY id").fetchall() == [("a",), ("b",)]
+        another.execute(INSERT, {"1": "c"})
+    another.close()
+    await db.write((INSERT, ("d",)))
+    assert await ids(db) == ["a", "b", "c", "d"]
+
+
 async def test_a_task_that_is_cancelled_does_not_stop_the_writes_behind_it(db: SQLite):
     tasks = [asyncio.create_task(db.write((INSERT, (f"c{n:03}",)))) for n in range(100)]
     await asyncio.sleep(0)  # they have begun: what is cancelled now is only the wait for it
