@@ -66,10 +66,10 @@ class App(LoggedApp):
     max_body_bytes = 1_048_576
 
     def build_middleware_stack(self) -> ASGIApp:
-        limit = BodyLimit(self.router, self.max_body_bytes)
+        end = limited(self.router, self.max_body_bytes)
         if not self.debug and not self.user_middleware:
-            return limit
-        router, self.router = self.router, limit  # pyright: ignore[reportAttributeAccessIssue] - only called here
+            return end
+        router, self.router = self.router, end  # pyright: ignore[reportAttributeAccessIssue] - only called here
         try:
             return super().build_middleware_stack()
         finally:
@@ -89,26 +89,24 @@ class FrontRouter(Router):
         await super().lifespan(scope, receive, telling)
 
 
-class BodyLimit:
-    """413 for a body that is too large: by its declared length at once, or else when it grows past the limit.
+def limited(app: ASGIApp, limit: int) -> ASGIApp:
+    """Answer 413 to a body that is too large: by its declared length at once, or else when it grows past the limit.
 
     Starlette's own middleware would wrap every request, and answers in plain text.
     """
+    counting = RequestBodyLimitMiddleware(Errors(app), limit)  # Errors inside: else it answers itself, in plain text
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app = app
-        self.limit = limit
-        self.counting = RequestBodyLimitMiddleware(Errors(app), limit)  # outside of it, the answer would be plain text
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # no coroutine of its own
-        app = self.app
+    def limit_body(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # no coroutine of its own
+        chosen = app
         if scope["type"] == "http":
             for name, value in scope["headers"]:
-                if name == b"content-length" and int(value) > self.limit:
+                if name == b"content-length" and int(value) > limit:
                     raise HTTPException(413, "Content Too Large")
                 if name == b"transfer-encoding":
-                    app = self.counting
-        return app(scope, receive, send)
+                    chosen = counting
+        return chosen(scope, receive, send)
+
+    return limit_body
 
 
 # Every status that an error becomes, in one place.
