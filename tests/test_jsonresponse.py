@@ -1,5 +1,6 @@
 """JSONResponse answers what Starlette's does, to the byte."""
 
+import json.encoder
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from starlette import responses
 from starlette.background import BackgroundTask
 
+import jsonresponse
 from jsonresponse import JSONResponse
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -28,13 +30,27 @@ def test_every_answer_is_starlettes_own(
     assert shown(JSONResponse(content, status, headers, media_type, task)) == shown(wanted)
 
 
-@pytest.mark.parametrize("content", [float("nan"), float("inf"), {1, 2}, b"bytes", "\ud800"])
+CIRCLE: list[Any] = []
+CIRCLE.append(CIRCLE)
+
+
+@pytest.mark.parametrize("content", [float("nan"), float("inf"), {1, 2}, {(1, 2): 3}, b"bytes", "\ud800", CIRCLE])
 def test_what_json_does_not_have_is_refused_as_starlette_refuses_it(content: Any):
     with pytest.raises((TypeError, ValueError)) as wanted:
         responses.JSONResponse(content)
     with pytest.raises(wanted.type) as found:
         JSONResponse(content)
     assert str(found.value) == str(wanted.value)
+
+
+@pytest.mark.parametrize("maker", [None, lambda: None], ids=["PyPy has none", "it wants other arguments"])
+def test_a_python_without_that_encoder_in_c_writes_the_same(monkeypatch: pytest.MonkeyPatch, maker: Any):
+    with monkeypatch.context() as patch:
+        patch.setattr(json.encoder, "c_make_encoder", maker)
+        encode = jsonresponse.encode_with(jsonresponse.ENCODER)
+    assert encode == jsonresponse.ENCODER.encode != jsonresponse.encode
+    for value in ({"a": [1, 2.5, None, True, "ü\n"]}, "text", 10**30, 1e16):
+        assert encode(value) == jsonresponse.encode(value)
 
 
 def test_a_subclass_keeps_its_media_type_and_its_way_of_writing():
