@@ -22,9 +22,10 @@ def encode_with(encoder: json.JSONEncoder) -> Callable[[Any], str]:
     That one is CPython's own and not documented. Where it is not there, or wants other arguments, it is done without.
     """
     module: Any = json.encoder
-    marks = encoder.key_separator, encoder.item_separator, encoder.sort_keys, encoder.skipkeys, encoder.allow_nan
+    how = encoder.key_separator, encoder.item_separator, encoder.sort_keys, encoder.skipkeys, encoder.allow_nan
     try:
-        chunks = module.c_make_encoder(None, encoder.default, module.encode_basestring, None, *marks)
+        string = module.encode_basestring_ascii if encoder.ensure_ascii else module.encode_basestring
+        chunks = module.c_make_encoder(None, encoder.default, string, None, *how)
     except (AttributeError, TypeError):
         return encoder.encode
 

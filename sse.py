@@ -22,8 +22,11 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from errors import handler_of, response_to
+from jsonresponse import encode_with
 
 LAST_WORDS = 2.0  # seconds for the last frames of a stream that is stopped: its client may not be reading
+
+encode = encode_with(json.JSONEncoder())  # as json.dumps does, for a third of its time
 
 STOPPED = "The server is stopping. Ask again in a moment."
 
@@ -135,7 +138,7 @@ class EventStream(Response):
         if pieces and not self.pieces:
             self.first_at = self._last
         self.pieces += pieces
-        body = b"".join([b"data: %b\n\n" % json.dumps(event).encode() for event in events])
+        body = "".join([f"data: {encode(event)}\n\n" for event in events]).encode()
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
         if pieces and self._pace.rest:
             await anyio.sleep(self._pace.rest)

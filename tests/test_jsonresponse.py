@@ -30,6 +30,11 @@ def test_every_answer_is_starlettes_own(
     assert shown(JSONResponse(content, status, headers, media_type, task)) == shown(wanted)
 
 
+@given(VALUES)
+def test_what_stays_in_ascii_is_written_as_json_dumps_writes_it(content: Any):
+    assert jsonresponse.encode_with(json.JSONEncoder())(content) == json.dumps(content)
+
+
 CIRCLE: list[Any] = []
 CIRCLE.append(CIRCLE)
 
