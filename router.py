@@ -312,8 +312,8 @@ class Router(routing.Router):
             _, raw = raw_path(scope)
         if (route := self._static.get(raw)) is not None:
             return self._answer(route, {}, scope, receive, send)
-        folder, _, last = raw.rpartition(b"/")
-        if (leaf := self._leaves.get(folder)) and last.translate(None, b"-_").isalnum():
+        folder, slash, last = raw.rpartition(b"/")
+        if slash and (leaf := self._leaves.get(folder)) and last.translate(None, b"-_").isalnum():
             names, route = leaf
             if (text := last.decode()) not in names:
                 return self._answer(route, {route.segments[-1].text: text}, scope, receive, send)

@@ -352,6 +352,23 @@ def test_a_request_for_no_path_is_not_one_for_the_root(site: ServeTree):
     assert ask(url, "*")[0] == 404
 
 
+@pytest.mark.parametrize("folder", ["[id]", "[...all]", "[[...all]]"])
+async def test_a_path_without_its_slash_is_none(tmp_path: Path, folder: str):
+    """A server may let it through: HTTP/1.1 has no such target but `*` (RFC 9112 3.2)."""
+    app = app_of(tmp_path, echoes(folder))
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "abc", "raw_path": b"abc", "headers": []}
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 404
+
+
 @given(path=st.text("ab./\\%2eE5c", max_size=14))
 def test_a_redirect_stays_here_and_comes_to_an_end(path: str):
     async def ok() -> Response:
