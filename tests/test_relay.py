@@ -260,11 +260,13 @@ def test_a_failure_later_ends_with_an_error_and_keeps_what_was_said(relay: Relay
     model.answer = answer
     response = ask(url)
     *pieces, error = events(response)
-    assert "".join(piece["text"] for piece in pieces) == "Hello"
+    said = "".join(piece["text"] for piece in pieces)
+    # a reset takes what was not read yet, which is more while the stream rests (sse.Pace), as while openai is imported
+    assert said in (("Hel", "Hello") if answer is resets else ("Hello",))
     assert list(error) == ["error"]
     assert "provider" not in response.text
     assert response.text.endswith("data: [DONE]\n\n")
-    assert kept_in(url)[-1] == ("assistant", "Hello", "error")
+    assert kept_in(url)[-1] == ("assistant", said, "error")
 
 
 # The model is odd, but right.
