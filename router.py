@@ -10,8 +10,9 @@ import inspect
 import os
 import re
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from starlette import routing
@@ -29,6 +30,7 @@ from errors import Errors, Request, is_async
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 Handler = Callable[..., Any]  # (request) or (request, params) to a Response, or to an awaitable of one
+Check = Callable[[Request], Any]  # plain or async; raises what is answered in place of the handler: `Unauthorized`
 
 
 class Segment(NamedTuple):
@@ -141,7 +143,7 @@ class Route(routing.BaseRoute):
 
 
 def _endpoint(handler: Handler, file: str) -> ASGIApp:
-    call = _caller(handler)
+    call = _checked(_caller(handler), checks_of(handler))
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         scope["endpoint"] = handler
@@ -154,6 +156,42 @@ def _endpoint(handler: Handler, file: str) -> ASGIApp:
         await response(scope, receive, send)
 
     return endpoint
+
+
+def checks_of(handler: Handler) -> list[Check]:
+    """What a handler asks of a request before its body is read: its `checks`, and those of what it wraps.
+
+    A decorator may hide the handler below it, and with it the attribute; a check must not be lost by that, so this
+    looks through partials, `__wrapped__`, closures and the attributes of callable objects.
+    """
+    found: list[Check] = []
+    seen: set[int] = set()
+    layers: list[Any] = [handler]
+    for layer in layers:  # grows while it is read
+        if not callable(layer) or inspect.isclass(layer) or id(layer) in seen:
+            continue
+        seen.add(id(layer))
+        checks: Any = getattr(layer, "checks", ())
+        found += [check for check in cast("Sequence[Check]", checks) if check not in found]
+        for cell in getattr(layer, "__closure__", None) or ():
+            with suppress(ValueError):  # an empty cell
+                layers.append(cell.cell_contents)
+        layers += [type(layer).__call__, getattr(layer, "func", None), *getattr(layer, "__dict__", {}).values()]
+    return found
+
+
+def _checked(call: Callable[[Request], Awaitable[Any]], checks: Sequence[Check]) -> Callable[[Request], Awaitable[Any]]:
+    """Run the checks first, one after the other; what one raises is the answer. A plain one runs on the event loop."""
+    if not checks:
+        return call
+
+    async def checked(request: Request) -> Any:
+        for check in checks:
+            if inspect.isawaitable(pending := check(request)):
+                await pending
+        return await call(request)
+
+    return checked
 
 
 def _caller(handler: Handler) -> Callable[[Request], Awaitable[Any]]:
