@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from auth import Unauthorized
 from chat import Busy
-from commands import main
+from cli.commands import main
 from config import Config
 from errors import BadRequest, Errors
 from jsonresponse import JSONResponse

@@ -89,7 +89,7 @@ def is_ours(file: str) -> bool:
     return file.startswith("<frozen importlib") or file in LOADING
 
 
-LOADING = {__file__, *(str(HERE / f"{name}.py") for name in ("app", "commands", "loader", "webhooks", "worker"))}
+LOADING = {__file__, *(str(HERE / f"{name}.py") for name in ("app", "cli/commands", "loader", "webhooks", "worker"))}
 
 
 def report(exc: BaseException) -> None:

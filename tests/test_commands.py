@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from commands import COMMANDS, main
+from cli.commands import COMMANDS, main
 from config import HERE
 from loader import load_routes
 from tests.conftest import TOKEN, Serve
@@ -149,7 +149,7 @@ def test_check_lets_a_route_find_the_settings_of_its_own(project: Project):
 
 
 def test_check_names_a_database_whose_driver_is_not_installed(project: Project):
-    script = "import sys; sys.modules['asyncpg'] = None; from commands import main; sys.exit(main(['check']))"
+    script = "import sys; sys.modules['asyncpg'] = None; from cli.commands import main; sys.exit(main(['check']))"
     done = run(project, PYTHON, "-c", script, DATABASE_URL="postgresql://nobody@localhost/none")
     assert done.returncode == 1
     assert "its driver is not installed. Install it: .venv/bin/python -m pip install" in done.stderr

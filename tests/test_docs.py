@@ -23,6 +23,7 @@ from loader import load_routes
 from tests.conftest import SECRET
 from tests.processes import PYTHON, Project, run
 from tests.servers import ModelServer, wait_until, write_tree
+from tests.test_house import MODULES
 
 HERE = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([HERE / "README.md", *(HERE / "docs").glob("*.md")])
@@ -187,7 +188,7 @@ def test_every_path_of_the_api_that_a_document_names_is_a_route(document: Path):
 def test_every_line_of_the_log_is_explained():
     section = RUNNING.read_text().split("\n## The log\n")[1].split("\n## ")[0]
     shown = re.findall(r"`([^`]+)`", section)
-    for file in HERE.glob("*.py"):
+    for file in MODULES:
         for line in lines_logged_by(file):
             pattern = re.escape(line).replace("%s", ".*")
             assert any(re.fullmatch(pattern, example) for example in shown), f"{file.name} logs {line!r}"

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Dialog, Error, Locator, Page, expect, sync_playwright
 
+from cli.devserver import banner
 from config import HERE, ROUTES, Config
-from devserver import banner
 from loader import load_routes
 from tests.conftest import TOKEN, Serve
 from tests.processes import running

@@ -15,11 +15,11 @@ from dataclasses import fields
 import uvicorn
 
 from chat import iso
+from cli.devserver import run_dev, table, url_of
+from cli.scaffold import example, write_route
 from config import HERE, Config, ConfigError, read_config
 from db import database
-from devserver import run_dev, table, url_of
 from loader import load_routes, raise_together
-from scaffold import example, write_route
 from startup import each, load, read_settings, report, set_up_logging, share_env
 from worker import Worker, load_jobs
 

@@ -1,0 +1,1 @@
+"""The command line, `python -m app COMMAND`, and the development server behind `make dev`."""
