@@ -144,7 +144,7 @@ async def reused(request: Request, exc: Exception) -> Response:
 
 async def model_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, LLMError)
-    logger.warning("model: %s (%s)%s", exc, describe(exc.__cause__), exc.mend and f" {exc.mend}")
+    logger.warning("model: %s (%s)%s", exc, describe(exc.__cause__), exc.fix and f" {exc.fix}")
     if isinstance(exc, RateLimited):
         return JSONResponse({"error": str(exc)}, 503, {"Retry-After": str(math.ceil(exc.retry_after or 10))})
     return JSONResponse({"error": str(exc)}, 504 if isinstance(exc, Silent) else 502)

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import anyio
 
+from completion import Read
 from db import Row
 from errors import BadRequest
 from sse import EventStream
@@ -105,11 +106,12 @@ async def _turn(
             await store.save(turn, join(said), ending)
 
 
-async def _tell(state: State, turn: Turn, reads: AsyncIterator[list[str]], say: Say, said: list[str]) -> None:
+async def _tell(state: State, turn: Turn, reads: AsyncIterator[Read], say: Say, said: list[str]) -> None:
     saved_at = time.monotonic()
-    async for pieces in reads:
-        said += pieces
-        await say(pieces)
+    async for read in reads:
+        if read.text:
+            said += read.text
+            await say(read.text)
         if (now := time.monotonic()) - saved_at > SAVE_EVERY:
             saved_at = now
             await state["store"].save(turn, join(said), "running")

@@ -7,10 +7,9 @@ With no model configured the same client talks to `offline`, a model server insi
 """
 
 import contextlib
-import json
 import re
 import ssl
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 
+from completion import BrokenOff, Completion, LLMError, Read
 from config import Config
 
 if TYPE_CHECKING:  # 0.5 s and 57 MB to import: it waits until the port is open
@@ -30,18 +30,7 @@ KEEPALIVE = 300.0  # seconds; the default of 5 makes a message after a pause pay
 CONNECT, READ, WRITE = 5.0, 120.0, 30.0  # seconds
 RETRY_AFTER = 2.0  # seconds: the longest Retry-After that is waited out while a client is kept waiting
 
-NOTHING: Mapping[str, Any] = {}
-
 Message = Mapping[str, str]
-
-
-class LLMError(Exception):
-    """The model did not give a whole answer. The text is ours, and safe to show to a client.
-
-    ``mend`` is for who runs the app: which setting is to be changed, where that can be told.
-    """
-
-    mend = ""
 
 
 class Refused(LLMError):
@@ -58,10 +47,6 @@ class RateLimited(LLMError):
 
 class Silent(LLMError):
     """The model server took the request and then said nothing for too long."""
-
-
-class BrokenOff(LLMError):
-    """The answer began, or should have, and did not come to its end."""
 
 
 class LLM:
@@ -109,17 +94,17 @@ class LLM:
         the request. Raises `LLMError`, and `KeyError` for an alias that the settings do not name.
         """
         async with aclosing(self.chat_reads(model, messages)) as reads:
-            async for pieces in reads:
-                for text in pieces:
+            async for read in reads:
+                for text in read.text:
                     yield text
 
-    async def chat_reads(self, model: str, messages: Sequence[Message]) -> AsyncGenerator[list[str]]:
-        """Yield the same pieces, those that arrived together in one list: under load they can be sent together."""
+    async def chat_reads(self, model: str, messages: Sequence[Message]) -> AsyncGenerator[Read]:
+        """Yield the same as `Read`s: what arrived together, which can be sent together; the last has a ``finish``."""
         client = await self.client()
         import httpx2
         import openai
 
-        answer = Answer()
+        completion = Completion()
         try:
             # messages go in extra_body: as an argument each would be validated, 130 us apiece on the event loop
             async with (
@@ -133,15 +118,17 @@ class LLM:
                 aclosing(body_of(response.http_response)) as chunks,
             ):
                 async for chunk in chunks:
-                    pieces, failure = answer.take(chunk)
+                    pieces, failure = completion.take(chunk)
                     if pieces:
-                        yield pieces
+                        yield Read(pieces, [])
                     if failure:
                         raise failure
-                    if answer.is_done:
+                    if completion.is_done:
                         break
-                if pieces := list(answer.end()):
-                    yield pieces
+                last, failure = completion.end()
+                yield last
+                if failure:
+                    raise failure
                 with anyio.move_on_after(0.1), contextlib.suppress(Exception):  # to its very end: the connection
                     async for _ in chunks:  # can be used again
                         pass
@@ -168,9 +155,9 @@ def refused(exc: "openai.APIStatusError", alias: str, config: Config) -> Refused
     """Tell the two refusals that a setting causes from the others."""
     if exc.status_code == 404 or exc.code == "model_not_found":
         error = Refused(f"The model server does not know the model '{alias}'.")
-        error.mend = (
+        error.fix = (
             f"MODEL_{alias.upper()} is {config.models[alias]!r}: name a model that the server has. Where it has it, "
-            "mend OPENAI_BASE_URL: the server's address with the path before /chat/completions, often /v1"
+            "fix OPENAI_BASE_URL: the server's address with the path before /chat/completions, often /v1"
         )
     else:
         error = Refused("The model refused the request.")
@@ -178,7 +165,7 @@ def refused(exc: "openai.APIStatusError", alias: str, config: Config) -> Refused
         wrong = (
             "is not set, and the server wants one" if config.openai_api_key is None else "is not one of the server's"
         )
-        error.mend = f"OPENAI_API_KEY {wrong}: set the key that belongs to OPENAI_BASE_URL (unset: to OpenAI)"
+        error.fix = f"OPENAI_API_KEY {wrong}: set the key that belongs to OPENAI_BASE_URL (unset: to OpenAI)"
     return error
 
 
@@ -230,76 +217,3 @@ def body_of(response: "httpx2.Response") -> AsyncGenerator[bytes]:
         return response.aiter_bytes()
     stream: Any = response.stream  # as aiter_raw() gives it, without counting each chunk on the way
     return stream.__aiter__()
-
-
-class Answer:
-    """A chat completion stream, read from its bytes.
-
-    Its end is a ``finish_reason`` or ``[DONE]``, after some text. An error event is an end that failed.
-    """
-
-    def __init__(self) -> None:
-        self.is_done = False  # nothing more is to come
-        self._whole = self._spoken = False
-        self._rest: list[bytes] = []
-        self._data: list[bytes] = []
-
-    def take(self, chunk: bytes) -> tuple[list[str], BrokenOff | None]:
-        """Return the text of the events that are complete with this chunk, also of those before a failure."""
-        pieces: list[str] = []
-        self._rest.append(chunk)
-        if b"\n" not in chunk:
-            return pieces, None
-        *lines, last = b"".join(self._rest).split(b"\n")  # as bytes: U+2028 is no line end inside JSON
-        self._rest = [last]
-        for line in lines:
-            line = line.removesuffix(b"\r")
-            if line.startswith(b"data:"):
-                self._data.append(line[5:])
-            elif not line and self._data:
-                data = b"\n".join(self._data).strip()
-                self._data.clear()
-                if data == b"[DONE]":
-                    self.is_done = self._whole = True
-                    break
-                try:
-                    error, text, finished = read_chunk(data)
-                except BrokenOff as failure:
-                    return pieces, failure
-                if error:
-                    return pieces, BrokenOff("The model reported an error.")
-                self._whole = self._whole or finished
-                if text:
-                    self._spoken = True
-                    pieces.append(text)
-        return pieces, None
-
-    def end(self) -> Iterator[str]:
-        """Yield what an event without its last line end says. Raises `BrokenOff` where the answer is not whole."""
-        if not self.is_done:
-            pieces, failure = self.take(b"\n\n")
-            yield from pieces
-            if failure:
-                raise failure
-        if not self._whole:
-            raise BrokenOff("The model broke off its answer.")
-        if not self._spoken:
-            raise BrokenOff("The model gave an empty answer.")
-
-
-DECODER = json.JSONDecoder()  # json.loads() would look for blanks around each value, and guess the encoding of bytes
-
-
-def read_chunk(data: bytes) -> tuple[bool, str, bool]:
-    """Read one chunk of a chat completion: whether it is an error, its text, and whether it is the last."""
-    try:
-        source = data.decode()
-        event, end = DECODER.raw_decode(source)
-        if end < len(source):
-            raise ValueError
-        choices: list[Any] = event.get("choices") or [NOTHING]
-        delta: Mapping[str, Any] = choices[0].get("delta") or NOTHING
-        text = delta.get("content")
-        return bool(event.get("error")), text if isinstance(text, str) else "", bool(choices[0].get("finish_reason"))
-    except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
-        raise BrokenOff("The model sent what is not a chat completion.") from None
