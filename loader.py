@@ -30,7 +30,8 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.middleware import Middleware
 
-from router import VERBS, Guard, Handler, Route, Segment, positional
+from router import VERBS, Guard, Handler, Route, Segment
+from typed.signature import HandlerError
 
 T = TypeVar("T")
 
@@ -76,6 +77,8 @@ def load_routes(root: Path) -> list[Route]:
         around = [Guard(depth, guards[path], covers) for depth, path, covers in file.guards]
         try:
             routes.append(Route(file.segments, handlers, file=file.shown, guards=around))
+        except HandlerError as exc:
+            problems.append(RouteError(f"{file.shown}: {exc}"))
         except Exception as exc:
             exc.add_note(
                 f"while building the middleware of {', '.join(_shown(root, path) for _, path, _ in file.guards)}"
@@ -361,12 +364,6 @@ def unusable(value: Any) -> str | None:
     if inspect.isasyncgenfunction(value) or inspect.isgeneratorfunction(value):
         kind = "an async generator" if inspect.isasyncgenfunction(value) else "a generator"
         return f"{kind}, but a handler returns one response (to stream, return a response that streams)"
-    try:
-        positional(value)
-    except TypeError as exc:
-        return f"a function of {exc}, but it is called with (request) or (request, params)"
-    except ValueError:
-        return "a built-in function whose parameters nobody can tell"
     return None
 
 

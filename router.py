@@ -9,14 +9,12 @@ their names in messages: `loader` reads the folders.
 import inspect
 import os
 import re
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 from starlette import routing
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import URLPath
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -25,12 +23,10 @@ from starlette.routing import Match, NoMatchFound
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from errors import Errors, Request, is_async
+from errors import Errors, Request
+from typed.binding import Call, Handler, bind
 
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-Handler = Callable[..., Any]  # (request) or (request, params) to a Response, or to an awaitable of one
-Check = Callable[[Request], Any]  # plain or async; raises what is answered in place of the handler: `Unauthorized`
 
 
 class Segment(NamedTuple):
@@ -75,7 +71,9 @@ class Route(routing.BaseRoute):
         self.allow = ", ".join(sorted(self.methods))
         self.endpoint = next(iter(handlers.values()), None)
         self.include_in_schema = False
-        self._apps = {verb: _endpoint(handler, file) for verb, handler in handlers.items()}
+        ranks = {segment.text: segment.rank for segment in segments if segment.rank}
+        self.bound = {verb: bind(handler, verb, ranks) for verb, handler in handlers.items()}  # or a HandlerError
+        self._apps = {verb: _endpoint(handlers[verb], bound.call, file) for verb, bound in self.bound.items()}
         if "HEAD" in self.methods:
             self._apps["HEAD"] = _head(self._apps.get("HEAD") or self._apps["GET"])
         self._singles = tuple((i, s.text) for i, s in enumerate(segments) if s.rank == 1)
@@ -142,8 +140,7 @@ class Route(routing.BaseRoute):
         return f"Route(path={self.path!r}, methods={sorted(self.methods)}, file={self.file!r})"
 
 
-def _endpoint(handler: Handler, file: str) -> ASGIApp:
-    call = _checked(_caller(handler), checks_of(handler))
+def _endpoint(handler: Handler, call: Call, file: str) -> ASGIApp:
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         scope["endpoint"] = handler
@@ -156,59 +153,6 @@ def _endpoint(handler: Handler, file: str) -> ASGIApp:
         await response(scope, receive, send)
 
     return endpoint
-
-
-def checks_of(handler: Handler) -> list[Check]:
-    """What a handler asks of a request before its body is read: its `checks`, and those of what it wraps.
-
-    A decorator may hide the handler below it, and with it the attribute; a check must not be lost by that, so this
-    looks through partials, `__wrapped__`, closures and the attributes of callable objects.
-    """
-    found: list[Check] = []
-    seen: set[int] = set()
-    layers: list[Any] = [handler]
-    for layer in layers:  # grows while it is read
-        if not callable(layer) or inspect.isclass(layer) or id(layer) in seen:
-            continue
-        seen.add(id(layer))
-        checks: Any = getattr(layer, "checks", ())
-        found += [check for check in cast("Sequence[Check]", checks) if check not in found]
-        for cell in getattr(layer, "__closure__", None) or ():
-            with suppress(ValueError):  # an empty cell
-                layers.append(cell.cell_contents)
-        layers += [type(layer).__call__, getattr(layer, "func", None), *getattr(layer, "__dict__", {}).values()]
-    return found
-
-
-def _checked(call: Callable[[Request], Awaitable[Any]], checks: Sequence[Check]) -> Callable[[Request], Awaitable[Any]]:
-    """Run the checks first, one after the other; what one raises is the answer. A plain one runs on the event loop."""
-    if not checks:
-        return call
-
-    async def checked(request: Request) -> Any:
-        for check in checks:
-            if inspect.isawaitable(pending := check(request)):
-                await pending
-        return await call(request)
-
-    return checked
-
-
-def _caller(handler: Handler) -> Callable[[Request], Awaitable[Any]]:
-    """Call a handler with as many of (request, params) as it takes; a plain function runs in a thread."""
-    count = positional(handler)
-    if is_async(handler):
-        if count == 1:
-            return handler
-        if count == 2:
-            return lambda request: handler(request, request.path_params)
-        return lambda request: handler()
-
-    async def in_thread(request: Request) -> Any:
-        response: Any = await run_in_threadpool(handler, *(request, request.path_params)[:count])
-        return await response if inspect.isawaitable(response) else response  # a decorator may hide an async def
-
-    return in_thread
 
 
 def positional(handler: Handler) -> int:

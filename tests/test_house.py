@@ -31,6 +31,7 @@ FLOORS = [
     {"offline", "db"},
     {"loader"},
     {"router", "requestlog"},
+    {"typed"},
     {"auth", "completion", "config", "errors", "jsonresponse"},
 ]
 FLOOR = {name: number for number, floor in enumerate(reversed(FLOORS)) for name in floor}

@@ -216,9 +216,9 @@ def test_the_order_does_not_depend_on_that_of_the_file_system(
         ("class GET: ...", "GET is a class, not a function. Write: async def GET(request):"),
         ("async def GET(request):\n    yield b''", "GET is an async generator, but a handler returns one response"),
         ("def POST(request):\n    yield b''", "POST is a generator, but a handler returns one response (to stream,"),
-        ("async def GET(a, b, c): ...", "GET is a function of (a, b, c), but it is called with (request) or (request,"),
-        ("async def GET(request, *, q): ...", "GET is a function of (request, *, q), but it is called with"),
-        ("GET = min", "GET is a built-in function whose parameters nobody can tell. Write: async def GET"),
+        ("async def GET(a, b, c): ...", "GET takes 'b', which nothing hands in: parameters are found by name. Write"),
+        ("async def GET(request, *, q): ...", "GET takes 'q', which nothing hands in: parameters are found by name."),
+        ("GET = min", "GET is a built-in function whose parameters nobody can tell. Write: async def GET(request)"),
     ],
 )
 def test_a_file_without_a_handler_to_call_is_refused(tmp_path: Path, source: str, words: str):
@@ -401,7 +401,7 @@ def test_a_helper_is_read_again_with_the_routes(tmp_path: Path):
         "async def GET(): return PlainTextResponse('7')",
         "async def GET(request): return PlainTextResponse(request.path_params['id'])",
         "async def GET(request, params): return PlainTextResponse(params['id'])",
-        "async def GET(_, context): return PlainTextResponse(context['id'])",
+        "async def GET(_, params): return PlainTextResponse(params['id'])",
         "async def GET(request, /, params): return PlainTextResponse(params['id'])",
         "async def GET(request, params=None): return PlainTextResponse(params['id'])",
         "async def GET(request, limit=7): return PlainTextResponse(str(limit))",
