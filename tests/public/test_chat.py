@@ -1,18 +1,15 @@
 """The chat page, as a reader uses it: a real Chromium, the app on one socket, a model server of ours on another."""
 
 import asyncio
-import os
 import re
-import shutil
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Dialog, Error, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Error, Locator, Page, expect
 
 from cli.devserver import banner
 from config import HERE, ROUTES, Config
@@ -21,49 +18,10 @@ from tests.conftest import TOKEN, Serve
 from tests.processes import running
 from tests.servers import Answer, Exchange, ModelServer, free_port, two_words, wait_until
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SWITCHES = (  # no sandbox: root has none, and the pages are our own; the rest keeps it from calling home
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-)
-
 Scheme = Literal["light", "dark"]
-
-expect.set_options(timeout=10_000)  # as patient as wait_until
 
 CUT = "The connection was cut before the answer was whole."
 GONE = "The server cannot be reached. Is it running, and are you online?"
-
-
-@pytest.fixture(scope="module")  # not of the session: the loop it runs would be in the way of asynchronous tests
-def browser() -> Iterator[Browser]:
-    """A Chromium for the tests of this file. Where there is none they are skipped, or fail under CI."""
-    if CHROMIUM is None:
-        words = "there is no Chromium to drive the page with. On Debian: apt install chromium"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(words)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES.split())
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A tab of a fresh profile. A dialog, an exception or a line of the console's, other than a status, fails."""
-    context = browser.new_context()
-    page = context.new_page()
-    mishaps: list[str] = []
-
-    def dismiss(dialog: Dialog) -> None:
-        mishaps.append(dialog.message)
-        dialog.dismiss()
-
-    page.on("console", lambda line: mishaps.append(line.text))
-    page.on("pageerror", lambda error: mishaps.append(str(error)))
-    page.on("dialog", dismiss)
-    yield page
-    context.close()
-    assert [text for text in mishaps if not text.startswith("Failed to load resource: ")] == []
 
 
 def enter(page: Page, url: str, conversation: str = "") -> None:
