@@ -1,15 +1,101 @@
-"""Who may come in: secrets and signatures compared in constant time, closed when unset."""
+"""Who is asking, and what is theirs: secrets and signatures compared in constant time, closed when unset.
+
+A handler says who may ask it, and the router lets nobody else come as far as its body:
+
+    @requires(service, visitor)
+    async def GET(request: Request[State]) -> Response:
+        channel, owner = place(who_asks(request), channel, owner)
+
+An asker is a function of the request that returns `Who`, or None for a stranger; a team's own stands beside its routes
+(docs/access.md). What each may do with conversations is decided in `place`, and nowhere else.
+"""
 
 import hashlib
 import hmac
+import inspect
 import re
 import time
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 
 class Unauthorized(Exception):
     """The request carries no credential, or a wrong one. It never says which."""
+
+
+class Who(NamedTuple):
+    """Who is asking."""
+
+    kind: Literal["service", "visitor", "operator"]
+    owner: str | None = None  # a visitor's own name: whose conversations are theirs
+
+
+Asker = Callable[[Request[Any]], Who | Awaitable[Who | None] | None]
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+
+def requires(*askers: Asker) -> Callable[[Handler], Handler]:
+    """Let one of the askers ask a handler, and answer 401 to everybody else, before the body is read.
+
+    It does not wrap the handler, it sets its ``checks``, which the router calls first. `who_asks` says who it was.
+    """
+
+    async def check(request: Request[Any]) -> None:
+        for asker in askers:
+            who = asker(request)
+            if inspect.isawaitable(who):
+                who = await who
+            if who is not None:
+                request.scope["who"] = who
+                return
+        raise Unauthorized
+
+    def mark(handler: Handler) -> Handler:
+        vars(handler)["checks"] = [*getattr(handler, "checks", ()), check]
+        return handler
+
+    vars(check)["askers"] = askers  # for documents and tests, which say who may ask
+    return mark
+
+
+def who_asks(request: Request[Any]) -> Who:
+    """Return who asks a handler that `requires` somebody."""
+    return request.scope["who"]
+
+
+def service(request: Request[Any]) -> Who | None:
+    """A back end of the team's, with ``Authorization: Bearer $WEBCHAT_TOKEN`` (RFC 6750)."""
+    return Who("service") if is_secret(bearer(request.headers), request.state["config"].webchat_token) else None
+
+
+def operator(request: Request[Any]) -> Who | None:
+    """A scheduler or an operator, with ``CRON_SECRET`` in X-Cron-Secret or, as hosted ones send it, as bearer token."""
+    given = request.headers.get("x-cron-secret") or bearer(request.headers)
+    return Who("operator") if is_secret(given, request.state["config"].cron_secret) else None
+
+
+def place(who: Who, channel: str = "web", owner: str | None = None, *, several: bool = False) -> tuple[str, str | None]:
+    """Decide whose conversations a request is about: the channel and the owner, or 403.
+
+    | who      | channel    | owner                                               |
+    |----------|------------|-----------------------------------------------------|
+    | service  | web        | the one it names; none: what belongs to nobody       |
+    | visitor  | web        | itself, whether it says so or not                   |
+    | operator | the others | the one it names                                    |
+
+    With ``several`` the request is about everybody's, which a visitor may not see.
+    """
+    if (channel == "web") is (who.kind == "operator"):
+        raise HTTPException(403, f"A {who.kind} has no access to this channel")
+    if who.kind in ("service", "operator"):
+        return channel, owner
+    if several or owner not in (None, who.owner):
+        raise HTTPException(403, "A visitor has no access to another channelId")
+    return channel, who.owner
 
 
 def require_bearer(headers: Headers, secret: str | None) -> None:

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import anyio
 
+from auth import Who, place
 from completion import Read
 from db import Row
 from errors import BadRequest
@@ -60,7 +61,7 @@ async def reply(state: State, job: Job, *, channel_id: str, text: str) -> str:
         conversation=f"{channel}:{channel_id}",
         content=text,
         channel=channel,
-        channel_id=channel_id,
+        owner=channel_id,
         message_id=job["id"],
     )
     said: list[str] = []
@@ -123,11 +124,16 @@ def join(pieces: list[str]) -> str:
     return whole.replace("\0", "\ufffd")  # PostgreSQL has no such character
 
 
+LONGEST = 200  # characters of a channel, an owner, or an id: they are keys of the tables
+
 FIELDS = ("message", "conversationId", "model", "channel", "channelId", "messageId")
 
 
-def read_question(body: Any, models: Mapping[str, str]) -> Question:
-    """Check the body of POST /api/chat. Raises `BadRequest` with every field that is wrong; others are left alone."""
+def read_question(who: Who, body: Any, models: Mapping[str, str]) -> Question:
+    """Check the body of POST /api/chat, and that who asks may. Raises `BadRequest` with every field that is wrong.
+
+    Fields that it does not know are left alone.
+    """
     if not isinstance(body, dict):
         raise BadRequest(("body", 'must be a JSON object such as {"message": "Hello"}'))
     sent: dict[str, Any] = body  # pyright: ignore[reportUnknownVariableType] - JSON
@@ -140,14 +146,32 @@ def read_question(body: Any, models: Mapping[str, str]) -> Question:
         wrong.insert(0, ("message", "is required: a non-empty string"))
     if wrong:
         raise BadRequest(*wrong)
+    channel, owner = place(who, found.get("channel", "web"), found.get("channelId"))
     return Question(
-        conversation=found.get("conversationId") or new_conversation(found),
+        conversation=found.get("conversationId") or new_conversation(found, owner),
         content=found["message"],
         model=found.get("model", "smart"),
-        channel=found.get("channel", "web"),
-        channel_id=found.get("channelId"),
+        channel=channel,
+        owner=owner,
         message_id=found.get("messageId"),
     )
+
+
+def read_place(who: Who, query: Mapping[str, str]) -> tuple[str, str | None, bool]:
+    """Read whose conversations a query is about: a channel, an owner, and whether it says ``all=true``.
+
+    Raises `BadRequest`, and what `place` raises.
+    """
+    found = {name: query[name] for name in ("channel", "channelId") if name in query}
+    wrong = [(name, problem) for name, value in found.items() if (problem := what_is_wrong(name, value, {}))]
+    if query.get("all", "true") != "true":
+        wrong.append(("all", "must be true, or absent"))
+    if "all" in query and "channelId" in query:
+        wrong.append(("all", "cannot be used with a channelId"))
+    if wrong:
+        raise BadRequest(*wrong)
+    everybody = "all" in query
+    return *place(who, found.get("channel", "web"), found.get("channelId"), several=everybody), everybody
 
 
 def what_is_wrong(name: str, value: object, models: Mapping[str, str]) -> str | None:
@@ -157,6 +181,8 @@ def what_is_wrong(name: str, value: object, models: Mapping[str, str]) -> str | 
         return f"is not known; use one of {', '.join(models)}"
     if name == "conversationId" and not re.fullmatch(r"[!-~]{1,200}", value):
         return "must be 1 to 200 visible ASCII characters without blanks: it is sent back in a header"
+    if name in ("channel", "channelId", "messageId") and len(value) > LONGEST:
+        return f"must be 1 to {LONGEST} characters"
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -164,12 +190,12 @@ def what_is_wrong(name: str, value: object, models: Mapping[str, str]) -> str | 
     return "has a NUL character" if "\0" in value else None
 
 
-def new_conversation(found: Mapping[str, str]) -> str:
+def new_conversation(found: Mapping[str, str], owner: str | None) -> str:
     """Return a new conversation's id; for a message with an id always the same, so that a repeat finds it."""
     if "messageId" not in found:
         return str(uuid4())
-    parts = "\0".join(found.get(name, "") for name in ("channel", "channelId", "messageId", "message"))
-    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+    parts = (found.get("channel", ""), owner or "", found["messageId"], found["message"])
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 def conversation_json(row: Row) -> dict[str, Any]:
@@ -177,7 +203,7 @@ def conversation_json(row: Row) -> dict[str, Any]:
     return {
         "id": row["id"],
         "channel": row["channel"],
-        "channelId": row["channel_id"],
+        "channelId": row["owner"],
         "model": row["model"],
         "created": iso(row["created_at"]),
     }

@@ -70,6 +70,14 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "DROP INDEX job_waiting",
         "CREATE INDEX job_waiting ON job (lane, created_at, id) WHERE done_at IS NULL",
     ),
+    (
+        # a conversation is its owner's: equal ids of two owners are two; the column id is a key that no client sees
+        "ALTER TABLE house_conversation ADD COLUMN client_id TEXT",  # NULL in older rows: id is both
+        "CREATE UNIQUE INDEX house_conversation_owned "
+        "ON house_conversation (channel, COALESCE(channel_id, ''), COALESCE(client_id, id))",
+        "CREATE INDEX house_conversation_newest_of "
+        "ON house_conversation (channel, COALESCE(channel_id, ''), created_at, id)",
+    ),
 )
 
 
@@ -102,6 +110,11 @@ class Database(Protocol):
 def database(url: str) -> Database:
     """Return the database that a URL names, not yet opened. Raises `ConfigError` where its driver is missing."""
     return SQLite(url) if url.startswith("sqlite:") else PostgreSQL(url)
+
+
+def _named(sql: str) -> str:
+    """Our tables have no prefix yet; the statements name them with it."""
+    return sql.replace("house_", "")
 
 
 async def migrate(db: Database, *first: Statement) -> None:
@@ -273,7 +286,7 @@ def _attempt(connection: sqlite3.Connection, job: _Job) -> list[list[Row]] | Bas
     try:
         results: list[list[Row]] = []
         for sql, values in job.statements:
-            cursor = connection.execute(sql, {str(i): value for i, value in enumerate(values, 1)})
+            cursor = connection.execute(_named(sql), {str(i): value for i, value in enumerate(values, 1)})
             names = [column[0] for column in cursor.description or ()]
             results.append([dict(zip(names, row, strict=True)) for row in cursor])
         return results
@@ -331,12 +344,14 @@ class PostgreSQL:
             await self._pool.close()
 
     async def read(self, sql: str, *values: object) -> list[Row]:
-        return [dict(row) for row in await self._pool.fetch(sql, *values)]
+        return [dict(row) for row in await self._pool.fetch(_named(sql), *values)]
 
     async def write(self, *statements: Statement) -> list[list[Row]]:
         try:
             async with self._pool.acquire() as connection, connection.transaction():
-                return [[dict(row) for row in await connection.fetch(sql, *values)] for sql, values in statements]
+                return [
+                    [dict(row) for row in await connection.fetch(_named(sql), *values)] for sql, values in statements
+                ]
         except self._conflict as exc:
             raise Conflict(str(exc)) from exc
 

@@ -7,7 +7,7 @@ two turns at once keep their order; the answer's row is ``running`` until it is 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 from uuid import uuid4
 
 from db import Database, Row, Statement
@@ -17,12 +17,62 @@ State = Literal["done", "left", "error", "stopped"]
 STALE = 180.0  # seconds; a running answer is touched at least every 120 (llm.READ), so this one's writer is dead
 HISTORY = 500  # messages at most, however short
 
-# A conversation belongs to its channel, and to whose it is there where that is asked.
-OWNED = "id = $1 AND channel = $2 AND COALESCE(CAST($3 AS TEXT), '') IN ('', COALESCE(channel_id, ''))"
+# A conversation is found by its channel, its owner and its id, in the words of the index house_conversation_owned. Its
+# column id is a key of ours, which no client sees; in rows from before that index it is also the client's.
+OWNED = "channel = $1 AND COALESCE(channel_id, '') = COALESCE(CAST($2 AS TEXT), '') AND COALESCE(client_id, id) = $3"
+KEY = f"(SELECT id FROM house_conversation WHERE {OWNED})"  # noqa: S608 - fixed text
+COLUMNS = "c.id AS key, COALESCE(c.client_id, c.id) AS id, c.channel, c.channel_id AS owner, c.model, c.created_at"
+
+ADD_CONVERSATION = """
+    INSERT INTO house_conversation (id, channel, channel_id, client_id, model, created_at)
+    VALUES ($4, $1, $2, $3, $5, $6) ON CONFLICT (channel, COALESCE(channel_id, ''), COALESCE(client_id, id))
+    DO UPDATE SET model = excluded.model RETURNING id"""
+
+ADD_QUESTION = f"""
+    INSERT INTO house_message (conversation_id, seq, role, content, state, message_id, turn, created_at, touched_at)
+    SELECT c.id, COALESCE((SELECT MAX(seq) FROM house_message WHERE conversation_id = c.id), 0) + 1, 'user',
+      CAST($4 AS TEXT), 'done', CAST($5 AS TEXT), CAST($6 AS TEXT), CAST($7 AS DOUBLE PRECISION),
+      CAST($7 AS DOUBLE PRECISION)
+    FROM house_conversation c WHERE {OWNED} ON CONFLICT (conversation_id, message_id) DO NOTHING"""  # noqa: S608 - fixed text
+
+ADD_ANSWER = """
+    INSERT INTO house_message (conversation_id, seq, role, content, state, turn, created_at, touched_at)
+    SELECT conversation_id, seq + 1, 'assistant', '', 'running', turn, CAST($2 AS DOUBLE PRECISION),
+      CAST($2 AS DOUBLE PRECISION)
+    FROM house_message WHERE turn = $1 AND role = 'user' RETURNING seq"""
+
+TAKE_ANSWER = f"""
+    UPDATE house_message SET state = 'running', content = '', turn = $6, touched_at = $7
+    WHERE conversation_id = {KEY} AND role = 'assistant' AND turn <> $6
+    AND seq = (SELECT seq + 1 FROM house_message
+      WHERE conversation_id = {KEY} AND message_id = $4 AND (content = $5 OR $8 = 1))
+    AND (state IN ('left', 'error', 'stopped') OR (state = 'done' AND $8 = 1)
+      OR (state = 'running' AND touched_at < $9))
+    RETURNING seq"""  # noqa: S608 - fixed text
+
+FIND_ANSWER = f"""
+    SELECT q.content AS question, a.content, a.state, a.seq FROM house_message q
+    JOIN house_message a ON a.conversation_id = q.conversation_id AND a.seq = q.seq + 1
+    WHERE q.conversation_id = {KEY} AND q.message_id = $4"""  # noqa: S608 - fixed text
+
+CHANGE_QUESTION = f"""
+    UPDATE house_message SET content = $5 WHERE conversation_id = {KEY}
+    AND seq = (SELECT seq - 1 FROM house_message WHERE turn = $4 AND role = 'assistant')"""  # noqa: S608 - fixed text
+
+DELETE_LATER = f"""
+    DELETE FROM house_message WHERE conversation_id = {KEY}
+    AND seq > (SELECT seq FROM house_message WHERE turn = $4 AND role = 'assistant')"""  # noqa: S608 - fixed text
+
+LIST = f"""
+    SELECT {COLUMNS} FROM house_conversation c
+    WHERE channel = $1 AND (created_at < $2 OR (created_at = $2 AND c.id < $3))
+    ORDER BY created_at DESC, c.id DESC LIMIT $4"""  # noqa: S608 - fixed text
+
+LIST_OWNED = LIST.replace("channel = $1", "channel = $1 AND COALESCE(channel_id, '') = $5")
 
 
 class NotFound(Exception):
-    """There is no such conversation in that channel."""
+    """That owner has no such conversation."""
 
 
 class Running(Exception):
@@ -35,13 +85,13 @@ class Reused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What somebody said, and where."""
+    """What somebody said, and where. Ids of conversations are the owner's own: two owners' equal ids never meet."""
 
     conversation: str
     content: str
     model: str = "smart"
     channel: str = "web"
-    channel_id: str | None = None
+    owner: str | None = None  # whose the conversation is within its channel, the client's ``channelId``; None: nobody's
     message_id: str | None = None
 
 
@@ -49,7 +99,7 @@ class Question:
 class Turn:
     """The right to write one answer; ``answer`` is set where it was written before and is to be repeated."""
 
-    conversation: str
+    conversation: str  # its key in the tables, not the id that its owner knows
     seq: int
     turn: str
     answer: str | None = None
@@ -68,84 +118,39 @@ class Store:
         A repeated ``message_id`` stores nothing: it gives the finished answer, or the right to write it once more
         where it was not finished. With ``again`` the answer is always written once more, to the question as it is
         now, and what came after it is deleted. A running answer that was not touched for ``stale`` seconds counts as
-        not finished. Raises `NotFound` for a conversation of another channel, `Running`,
-        `Reused`.
+        not finished. Raises `Running`, `Reused`.
         """
         now, turn = self.clock(), uuid4().hex
-        owner = (question.conversation, question.channel, question.channel_id)
+        place = (question.channel, question.owner, question.conversation)
         inserted: tuple[Statement, ...] = (
-            (
-                "INSERT INTO conversation (id, channel, channel_id, model, created_at) VALUES ($1, $2, $3, $4, $5) "
-                "ON CONFLICT (id) DO UPDATE SET model = excluded.model WHERE conversation.channel = excluded.channel "
-                "AND COALESCE(conversation.channel_id, '') = COALESCE(excluded.channel_id, '') RETURNING id",
-                (*owner, question.model, now),
-            ),
-            (
-                "INSERT INTO message (conversation_id, seq, role, content, state, message_id, turn, created_at, "
-                "touched_at) SELECT id, COALESCE((SELECT MAX(seq) FROM message WHERE conversation_id = $1), 0) + 1, "
-                "'user', CAST($4 AS TEXT), 'done', CAST($5 AS TEXT), CAST($6 AS TEXT), CAST($7 AS DOUBLE PRECISION), "
-                "CAST($7 AS DOUBLE PRECISION) FROM conversation WHERE id = $1 AND channel = $2 AND "
-                "COALESCE(channel_id, '') = COALESCE($3, '') ON CONFLICT (conversation_id, message_id) DO NOTHING",
-                (*owner, question.content, question.message_id, turn, now),
-            ),
-            (
-                "INSERT INTO message (conversation_id, seq, role, content, state, turn, created_at, touched_at) "
-                "SELECT conversation_id, seq + 1, 'assistant', '', 'running', turn, CAST($2 AS DOUBLE PRECISION), "
-                "CAST($2 AS DOUBLE PRECISION) FROM message "
-                "WHERE turn = $1 AND role = 'user' RETURNING seq",
-                (turn, now),
-            ),
+            (ADD_CONVERSATION, (*place, uuid4().hex, question.model, now)),
+            (ADD_QUESTION, (*place, question.content, question.message_id, turn, now)),
+            (ADD_ANSWER, (turn, now)),
         )
         repeated: tuple[Statement, ...] = (
-            (
-                "UPDATE message SET state = 'running', content = '', turn = $4, touched_at = $5 "
-                "WHERE conversation_id = $1 AND role = 'assistant' AND turn <> $4 AND seq = (SELECT seq + 1 FROM "
-                "message WHERE conversation_id = $1 AND message_id = $2 AND (content = $3 OR $6 = 1)) AND "
-                "(state IN ('left', 'error', 'stopped') OR (state = 'done' AND $6 = 1) OR "
-                "(state = 'running' AND touched_at < $7)) AND EXISTS (SELECT 1 FROM conversation WHERE id = $1 "
-                "AND channel = $8 AND COALESCE(channel_id, '') = COALESCE($9, '')) RETURNING seq",
-                (
-                    *(question.conversation, question.message_id, question.content, turn, now),
-                    *(int(again), now - stale, question.channel, question.channel_id),
-                ),
-            ),
-            (
-                "SELECT q.content AS question, a.content, a.state, a.seq FROM message q JOIN message a "
-                "ON a.conversation_id = q.conversation_id AND a.seq = q.seq + 1 "
-                "WHERE q.conversation_id = $1 AND q.message_id = $2",
-                (question.conversation, question.message_id),
-            ),
+            (TAKE_ANSWER, (*place, question.message_id, question.content, turn, now, int(again), now - stale)),
+            (FIND_ANSWER, (*place, question.message_id)),
         )
         replaced: tuple[Statement, ...] = (
-            (
-                "UPDATE message SET content = $3 WHERE conversation_id = $1 "
-                "AND seq = (SELECT seq - 1 FROM message WHERE turn = $2 AND role = 'assistant')",
-                (question.conversation, turn, question.content),
-            ),
-            (
-                "DELETE FROM message WHERE conversation_id = $1 "
-                "AND seq > (SELECT seq FROM message WHERE turn = $2 AND role = 'assistant')",
-                (question.conversation, turn),
-            ),
+            (CHANGE_QUESTION, (*place, turn, question.content)),
+            (DELETE_LATER, (*place, turn)),
         )
-        owned, _, fresh, *rest = await self.db.write(
+        [conversation], _, fresh, *rest = await self.db.write(
             *inserted, *(repeated if question.message_id else ()), *(replaced if again else ())
         )
-        if not owned:
-            raise NotFound(question.conversation)
         if taken := fresh or rest[0]:
-            return Turn(question.conversation, taken[0]["seq"], turn)
+            return Turn(conversation["id"], taken[0]["seq"], turn)
         [before] = rest[1]
         if before["question"] != question.content and not again:
             raise Reused(question.message_id)
         if before["state"] != "done":
             raise Running(question.message_id)
-        return Turn(question.conversation, before["seq"], turn, before["content"])
+        return Turn(conversation["id"], before["seq"], turn, before["content"])
 
     async def save(self, turn: Turn, content: str, state: State | Literal["running"]) -> None:
         """Write down the answer so far, or finished. One that lost its turn, or was deleted, writes nothing."""
         sql = (
-            "UPDATE message SET content = $4, state = $5, touched_at = $6 "
+            "UPDATE house_message SET content = $4, state = $5, touched_at = $6 "
             "WHERE conversation_id = $1 AND seq = $2 AND turn = $3"
         )
         await self.db.write((sql, (turn.conversation, turn.seq, turn.turn, content, state, self.clock())))
@@ -156,7 +161,7 @@ class Store:
         The question itself is always among them.
         """
         rows = await self.db.read(
-            "SELECT role, content FROM message WHERE conversation_id = $1 AND seq < $2 AND content <> '' "
+            "SELECT role, content FROM house_message WHERE conversation_id = $1 AND seq < $2 AND content <> '' "
             "AND (state <> 'running' OR touched_at < $3) ORDER BY seq DESC LIMIT $4",
             *(turn.conversation, turn.seq, self.clock() - STALE, HISTORY),
         )
@@ -169,42 +174,45 @@ class Store:
         return kept[::-1]
 
     async def conversations(
-        self, channel: str, channel_id: str | None, limit: int, before: tuple[float, str] | None
+        self, channel: str, owner: str | None, limit: int, before: tuple[float, str] | None
     ) -> list[Row]:
-        """Return conversations of a channel, newest first: those before a (created_at, id), or all."""
-        created_at, id = before or (float("inf"), "")
-        return await self.db.read(
-            "SELECT id, channel, channel_id, model, created_at FROM conversation WHERE channel = $1 "
-            "AND ($2 = '' OR channel_id = $2) AND (created_at < $3 OR (created_at = $3 AND id < $4)) "
-            "ORDER BY created_at DESC, id DESC LIMIT $5",
-            *(channel, channel_id or "", created_at, id, limit),
-        )
+        """Return an owner's conversations in a channel, newest first; without an owner everybody's.
 
-    async def conversation(self, id: str, channel: str, channel_id: str | None) -> tuple[Row, list[Row]]:
-        """Return a conversation and its messages, oldest first. Raises `NotFound`, also where it is another channel's.
+        ``before`` is the ``(created_at, key)`` of the last one of the page before.
+        """
+        created_at, key = before or (float("inf"), "")
+        values = (channel, created_at, key, limit)
+        return await (self.db.read(LIST, *values) if owner is None else self.db.read(LIST_OWNED, *values, owner))
+
+    async def owners(self, id: str, channel: str) -> list[str | None]:
+        """Return the owners of the conversations that have an id in a channel."""
+        sql = "SELECT channel_id FROM house_conversation WHERE channel = $1 AND COALESCE(client_id, id) = $2"
+        return [row["channel_id"] for row in await self.db.read(sql, channel, id)]
+
+    async def conversation(self, id: str, channel: str, owner: str | None) -> tuple[Row, list[Row]]:
+        """Return a conversation and its messages, oldest first. Raises `NotFound`, also where it is another owner's.
 
         An answer that is being written is not among them; one whose writer died shows what was saved of it.
         """
         found = await self.db.read(
-            f"SELECT id, channel, channel_id, model, created_at FROM conversation WHERE {OWNED}",  # noqa: S608 - fixed text
-            *(id, channel, channel_id),
+            f"SELECT {COLUMNS} FROM house_conversation c WHERE {OWNED}",  # noqa: S608 - fixed text
+            *(channel, owner, id),
         )
         if not found:
             raise NotFound(id)
         messages = await self.db.read(
             "SELECT role, content, CASE state WHEN 'running' THEN 'error' ELSE state END AS state, created_at "
-            "FROM message WHERE conversation_id = $1 AND (state <> 'running' OR touched_at < $2) ORDER BY seq",
-            *(id, self.clock() - STALE),
+            "FROM house_message WHERE conversation_id = $1 AND (state <> 'running' OR touched_at < $2) ORDER BY seq",
+            *(found[0]["key"], self.clock() - STALE),
         )
         return found[0], messages
 
-    async def delete(self, id: str, channel: str, channel_id: str | None) -> None:
-        """Delete a conversation and its messages. Raises `NotFound`, also where it is another channel's."""
-        owned = f"(SELECT id FROM conversation WHERE {OWNED})"  # noqa: S608 - fixed text
-        values: tuple[Any, ...] = (id, channel, channel_id)
+    async def delete(self, id: str, channel: str, owner: str | None) -> None:
+        """Delete a conversation and its messages. Raises `NotFound`, also where it is another owner's."""
+        place = (channel, owner, id)
         _, gone = await self.db.write(
-            (f"DELETE FROM message WHERE conversation_id IN {owned}", values),  # noqa: S608 - fixed text
-            (f"DELETE FROM conversation WHERE {OWNED} RETURNING id", values),  # noqa: S608 - fixed text
+            (f"DELETE FROM house_message WHERE conversation_id IN {KEY}", place),  # noqa: S608 - fixed text
+            (f"DELETE FROM house_conversation WHERE {OWNED} RETURNING id", place),  # noqa: S608 - fixed text
         )
         if not gone:
             raise NotFound(id)
@@ -214,14 +222,14 @@ class Store:
         before = self.clock() - age
         [old, *_] = await self.db.write(
             (
-                "SELECT id FROM conversation c WHERE created_at < $1 AND NOT EXISTS "
-                "(SELECT 1 FROM message WHERE conversation_id = c.id AND touched_at >= $1)",
+                "SELECT id FROM house_conversation c WHERE created_at < $1 AND NOT EXISTS "
+                "(SELECT 1 FROM house_message WHERE conversation_id = c.id AND touched_at >= $1)",
                 (before,),
             )
         )
         for row in old:  # one at a time: a long transaction would keep everybody else waiting
             await self.db.write(
-                ("DELETE FROM message WHERE conversation_id = $1", (row["id"],)),
-                ("DELETE FROM conversation WHERE id = $1", (row["id"],)),
+                ("DELETE FROM house_message WHERE conversation_id = $1", (row["id"],)),
+                ("DELETE FROM house_conversation WHERE id = $1", (row["id"],)),
             )
         return len(old)

@@ -1,15 +1,15 @@
 """The store by itself: who may write an answer, what the model is told, and a clock of the test's own."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from db import database
-from store import HISTORY, STALE, NotFound, Question, Reused, Running, Store, Turn
+from db import SQLite, database
+from store import HISTORY, KEY, LIST, LIST_OWNED, STALE, NotFound, Question, Reused, Running, Store, Turn
 from tests.servers import Clock
 
 Q = Question(conversation="c", content="Hi", message_id="m")
@@ -85,34 +85,79 @@ async def test_another_text_under_the_same_id_is_refused(store: Store):
     await say(store, replace(Q, conversation="d", content="Ho"))
 
 
-@pytest.mark.parametrize("other", [{"channel": "app"}, {"channel_id": "7"}, {"channel": "app", "channel_id": "7"}])
-async def test_another_channels_conversation_is_not_found_and_not_changed(store: Store, other: dict[str, str]):
+OWNERS: list[dict[str, Any]] = [{"owner": "7"}, {"channel": "app"}, {"channel": "app", "owner": "7"}]
+
+
+@pytest.mark.parametrize("other", OWNERS)
+async def test_equal_ids_of_two_owners_never_meet(store: Store, other: dict[str, Any]):
     await store.save(await store.begin(Q), "Hel", "left")
-    for message_id in ("m", "n", None):
-        for again in (False, True):
-            with pytest.raises(NotFound):
-                await store.begin(replace(Q, message_id=message_id, model="fast", **other), again=again)
+    theirs = replace(Q, content="Ho", model="fast", **other)  # the same message id, another text
+    turn = await store.begin(theirs)
+    assert await store.history(turn, 1000) == [{"role": "user", "content": "Ho"}]
+    await store.save(turn, "Huh", "done")
+    assert (await store.begin(theirs)).answer == "Huh"
+    await store.save(await store.begin(replace(theirs, message_id="n"), again=True), "More", "done")
     row, _ = await store.conversation("c", "web", None)
-    assert row["model"] == "smart"
+    assert (row["id"], row["channel"], row["owner"], row["model"]) == ("c", "web", None, "smart")
+    assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "Hel", "left")]
+    await store.delete("c", theirs.channel, theirs.owner)
     assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "Hel", "left")]
 
 
-async def test_a_conversation_is_read_and_deleted_by_its_channel_and_by_whose_it_is(store: Store):
-    await store.save(await store.begin(replace(Q, channel="app", channel_id="7")), "Hello", "done")
-    await store.save(await store.begin(replace(Q, conversation="d", channel="app")), "Hello", "done")
-    for id, channel, channel_id in (
-        *(("c", "app", "8"), ("c", "web", "7"), ("c", "web", None), ("d", "app", "7"), ("d", "web", None)),
+@pytest.mark.parametrize("places", [(("a", "b:c"), ("a:b", "c")), (("a", "bc"), ("ab", "c")), (("", "x"), ("x", ""))])
+async def test_an_owner_and_an_id_are_not_joined(store: Store, places: tuple[tuple[str, str], tuple[str, str]]):
+    for owner, id in places:
+        await say(store, replace(Q, owner=owner, conversation=id, content=owner), f"to {owner}")
+    for owner, id in places:
+        row, messages = await store.conversation(id, "web", owner)
+        assert (row["id"], [m["content"] for m in messages]) == (id, [owner, f"to {owner}"])
+
+
+async def test_a_conversation_is_read_and_deleted_by_its_channel_its_owner_and_its_id(store: Store):
+    await say(store, replace(Q, channel="app", owner="7"))
+    await say(store, replace(Q, conversation="d", channel="app"))
+    for id, channel, owner in (
+        *(("c", "app", "8"), ("c", "app", None), ("c", "web", "7"), ("c", "web", None)),
+        *(("d", "app", "7"), ("d", "web", None)),
     ):
         with pytest.raises(NotFound):
-            await store.conversation(id, channel, channel_id)
+            await store.conversation(id, channel, owner)
         with pytest.raises(NotFound):
-            await store.delete(id, channel, channel_id)
-    for channel_id in ("7", None, ""):
-        assert len((await store.conversation("c", "app", channel_id))[1]) == 2
-    assert len((await store.conversation("d", "app", ""))[1]) == 2
+            await store.delete(id, channel, owner)
+    assert len((await store.conversation("c", "app", "7"))[1]) == 2
+    assert len((await store.conversation("d", "app", None))[1]) == 2
     await store.delete("c", "app", "7")
     await store.delete("d", "app", None)
-    assert await store.db.read("SELECT seq FROM message") == []
+    assert await store.db.read("SELECT seq FROM house_message") == []
+
+
+async def test_an_owners_list_has_the_owners_own_and_everybodys_has_all(store: Store):
+    for owner in ("7", "8", None):
+        for id in ("c", "d"):
+            await say(store, replace(Q, conversation=id, owner=owner))
+    await say(store, replace(Q, channel="app", owner="7"))
+    for owner in ("7", "8"):
+        rows = await store.conversations("web", owner, 10, None)
+        assert sorted((row["id"], row["owner"]) for row in rows) == [("c", owner), ("d", owner)]
+        [second] = await store.conversations("web", owner, 10, (rows[0]["created_at"], rows[0]["key"]))
+        assert second == rows[1]
+    assert len(await store.conversations("web", None, 10, None)) == 6
+    assert sorted(await store.owners("c", "web"), key=str) == ["7", "8", None]
+
+
+PLANS = [
+    (f"SELECT {KEY}", ("web", "7", "c"), "conversation_owned"),
+    (LIST_OWNED, ("web", 9.0, "", 10, "7"), "conversation_newest_of"),
+    (LIST, ("web", 9.0, "", 10), "conversation_newest"),
+]
+
+
+@pytest.mark.parametrize(("sql", "values", "index"), PLANS)
+async def test_no_owner_waits_for_the_number_of_others(store: Store, sql: str, values: Sequence[object], index: str):
+    if not isinstance(store.db, SQLite):
+        pytest.skip("PostgreSQL plans by how many rows there are: the same indexes are there")
+    plan = await store.db.read(f"EXPLAIN QUERY PLAN {sql}", *values)
+    assert any(f"{index} (" in step["detail"] for step in plan), plan
 
 
 # A writer that died.
@@ -234,5 +279,6 @@ async def test_a_deleted_conversation_takes_its_messages_with_it(store: Store):
             await store.delete(id, channel, None)
         with pytest.raises(NotFound):
             await store.conversation(id, channel, None)
-    assert await store.db.read("SELECT DISTINCT conversation_id FROM message") == [{"conversation_id": "d"}]
+    assert len(await kept_in(store, "d")) == 2
+    assert len(await store.db.read("SELECT seq FROM house_message")) == 2
     assert (await store.begin(Q)).seq == 2

@@ -86,14 +86,12 @@ def test_the_last_message_of_the_user_is_the_question(serve: Serve, model: Model
     assert model.asked[0]["messages"] == [{"role": "user", "content": question}]
 
 
-def test_the_model_and_the_channel_are_chosen_as_in_the_chat(serve: Serve, model: ModelServer):
+def test_the_model_and_the_owner_are_chosen_as_in_the_chat(serve: Serve, model: ModelServer):
     url = serve(openai_base_url=model.url, model_fast="quick")
-    assert ask(url, model="fast", channel="app", channelId="7").status_code == 200
+    assert ask(url, model="fast", channel="web", channelId="7").status_code == 200
     assert model.asked[0]["model"] == "quick"
-    data = httpx.get(f"{url}/api/conversations/c?channel=app&channelId=7", headers=HEADERS, trust_env=False).json()[
-        "data"
-    ]
-    assert (data["channel"], data["channelId"]) == ("app", "7")
+    data = httpx.get(f"{url}/api/conversations/c?channelId=7", headers=HEADERS, trust_env=False).json()["data"]
+    assert (data["channel"], data["channelId"]) == ("web", "7")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ async def insert(database_url: str, *rows: tuple[str, float]) -> None:
 
 
 def pages(url: str, **query: Any) -> list[list[str]]:
-    """The ids on each page, until the last."""
+    """The ids on each page, until the last; everybody's unless an owner is named."""
+    query |= {} if "channelId" in query else {"all": "true"}
     found: list[list[str]] = []
     while len(found) < 100:
         data = get(url, **query).json()["data"]
@@ -64,7 +65,7 @@ def pages(url: str, **query: Any) -> list[list[str]]:
 def test_a_conversation_is_listed_and_read_as_it_was_held(serve: Serve, model: ModelServer):
     url = serve(openai_base_url=model.url)
     id = ask(url, model="fast", channelId="7").headers["x-conversation-id"]
-    listed = get(url).json()
+    listed = get(url, channelId="7").json()
     [conversation] = listed["data"]["conversations"]
     created = conversation.pop("created")
     assert listed["success"] is True
@@ -94,15 +95,15 @@ async def test_a_conversation_that_begins_meanwhile_moves_no_page(serve: Serve, 
     at = f"sqlite:///{tmp_path}/app.db"
     url = serve(database_url=at)
     await insert(at, *((f"c{n}", float(n)) for n in range(4)))
-    first = get(url, limit=2).json()["data"]
+    first = get(url, all="true", limit=2).json()["data"]
     await insert(at, ("new", 9.0))
-    second = get(url, limit=2, cursor=first["next"]).json()["data"]
+    second = get(url, all="true", limit=2, cursor=first["next"]).json()["data"]
     assert [c["id"] for c in second["conversations"]] == ["c1", "c0"]
     assert second["next"] is None
 
 
 def test_an_empty_list_is_an_empty_page(serve: Serve):
-    assert get(serve()).json() == {"success": True, "data": {"conversations": [], "next": None}}
+    assert get(serve(), all="true").json() == {"success": True, "data": {"conversations": [], "next": None}}
 
 
 def cursor(value: object) -> str:
@@ -140,16 +141,16 @@ def test_a_wrong_limit_or_cursor_is_400_and_named(serve: Serve, query: dict[str,
     assert detail["field"] == field
 
 
-def test_a_channel_sees_its_own_conversations(serve: Serve, model: ModelServer):
+def test_an_owner_sees_its_own_conversations_and_a_service_names_one_or_says_all(serve: Serve, model: ModelServer):
     url = serve(openai_base_url=model.url)
     ask(url, conversationId="a")
-    ask(url, conversationId="b", channel="app", channelId="1")
-    ask(url, conversationId="c", channel="app")
-    assert pages(url) == [["a"]]
-    assert pages(url, channel="app") == [["c", "b"]]
-    assert pages(url, channel="app", channelId="1") == [["b"]]
-    assert pages(url, channel="app", channelId="2") == [[]]
-    assert pages(url, channel="none") == [[]]
+    ask(url, conversationId="b", channelId="1")
+    ask(url, conversationId="a", channelId="1")
+    assert pages(url) == [["a", "b", "a"]]
+    assert pages(url, channelId="1") == [["a", "b"]]
+    assert pages(url, channelId="2") == [[]]
+    response = get(url)
+    assert (response.status_code, response.json()["details"][0]["field"]) == (400, "channelId")
 
 
 # One conversation.
@@ -161,24 +162,23 @@ def test_what_is_not_there_is_404(serve: Serve):
         assert (response.status_code, response.json()) == (404, {"error": "Not Found"})
 
 
-def test_another_channels_conversation_is_404_for_everything(serve: Serve, model: ModelServer):
+def test_another_owners_conversation_is_the_same_404_as_none(serve: Serve, model: ModelServer):
     url = serve(openai_base_url=model.url)
     good, model.answer = model.answer, breaks_off
-    ask(url, "secret", conversationId="c", channel="app", channelId="7", messageId="m")
+    ask(url, "secret", conversationId="c", channelId="7", messageId="m")
     model.answer = good
-    path = "/api/conversations/c"
-    elsewhere: list[dict[str, Any]] = [{}, {"channel": "web", "channelId": "7"}, {"channel": "app", "channelId": "8"}]
-    for place in elsewhere:
-        asked = ask(url, "secret", conversationId="c", messageId="m", **place)
-        for response in (asked, get(url, path, **place), delete(url, path, **place)):
-            assert (response.status_code, response.json()) == (404, {"error": "Not Found"})
-    assert ask(url, "secret", conversationId="c", messageId="m", channel="app").status_code == 404
-    assert len(model.asked) == 1
-    for place in ({"channel": "app", "channelId": "7"}, {"channel": "app"}):
-        data = get(url, path, **place).json()["data"]
-        assert [message["content"] for message in data["messages"]] == ["secret", "Hel"]
-    assert delete(url, path, channel="app", channelId="7").status_code == 200
-    assert get(url, path, channel="app", channelId="7").status_code == 404
+    path, none = "/api/conversations/c", get(url, "/api/conversations/none")
+    places: list[dict[str, Any]] = [{}, {"channelId": "8"}]
+    for place in places:
+        for response in (get(url, path, **place), delete(url, path, **place)):
+            assert (response.status_code, response.content) == (404, none.content)
+        assert text_of(ask(url, "mine", conversationId="c", messageId="m", **place)) == "Hello"
+        assert told(model) == [("user", "mine")]
+    data = get(url, path, channelId="7").json()["data"]
+    assert [message["content"] for message in data["messages"]] == ["secret", "Hel"]
+    assert delete(url, path, channelId="7").status_code == 200
+    assert get(url, path, channelId="7").status_code == 404
+    assert get(url, path, channelId="8").status_code == 200
 
 
 def test_a_deleted_conversation_is_gone_and_its_id_begins_anew(serve: Serve, model: ModelServer):
@@ -294,7 +294,6 @@ def test_a_repeat_without_the_conversation_finds_it(serve: Serve, counting: Mode
     assert first.headers["x-conversation-id"] == again.headers["x-conversation-id"]
     assert (text_of(again), len(counting.asked)) == ("answer 1", 1)
     others: list[dict[str, Any]] = [{"messageId": "n"}, {"messageId": "m", "channelId": "7"}]
-    others.append({"messageId": "m", "channel": "app"})
     for other in others:
         assert ask(url, **other).headers["x-conversation-id"] != first.headers["x-conversation-id"]
 
@@ -393,7 +392,7 @@ def test_the_line_has_the_routes_path_and_nothing_private(
     caplog.set_level(logging.DEBUG)
     url = serve(openai_base_url=model.url, openai_api_key="key-of-the-model")
     ask(url, "private question")
-    get(url, "/api/conversations/private-path", channel="private-channel")
+    get(url, "/api/conversations/private-path", channelId="private-owner")
     get(url, "/private-path/nowhere", cursor="private-query")
     httpx.get(f"{url}/api/conversations", headers={"Authorization": "Bearer wrong-token"}, trust_env=False)
     wait_until(lambda: len(lines(caplog)) == 4)

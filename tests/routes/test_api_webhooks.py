@@ -30,7 +30,7 @@ from channels import standard
 from config import HERE, Config
 from db import database
 from loader import RouteError
-from tests.conftest import SECRET, TOKEN, Serve
+from tests.conftest import SECRET, Serve
 from tests.servers import Exchange, ModelServer, serving, wait_until, write_tree
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -168,7 +168,7 @@ def test_telegram_a_message_is_answered_by_the_model(url: str, api: SenderAPI, m
     wait_until(lambda: api.told)
     assert api.told == [("/telegram/bot7:AA/sendMessage", None, {"chat_id": 42, "text": "Hello"})]
     assert model.asked[0]["messages"] == [{"role": "user", "content": "Wie geht's? 👋"}]
-    headers = {"Authorization": f"Bearer {TOKEN}"}
+    headers = {"X-Cron-Secret": SECRET}
     said = httpx.get(
         f"{url}/api/conversations/telegram:42?channel=telegram&channelId=42", headers=headers, trust_env=False
     ).json()

@@ -3,16 +3,16 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import require_bearer
+from auth import requires, service, who_asks
 from chat import answer, read_question
 from sse import Emit, EventStream
 from state import State
 
 
+@requires(service)
 async def POST(request: Request[State]) -> Response:
     state = request.state
-    require_bearer(request.headers, state["config"].webchat_token)
-    question = read_question(await request.json(), state["config"].models)
+    question = read_question(who_asks(request), await request.json(), state["config"].models)
     request.scope.get("log", {})["conversation"] = question.conversation
 
     async def write(emit: Emit) -> None:

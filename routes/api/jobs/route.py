@@ -3,11 +3,11 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import require_cron_secret
+from auth import operator, requires
 from jsonresponse import JSONResponse
 from state import State
 
 
+@requires(operator)
 async def GET(request: Request[State]) -> Response:
-    require_cron_secret(request.headers, request.state["config"].cron_secret)
     return JSONResponse({"success": True, "data": await request.state["worker"].overview()})

@@ -11,18 +11,18 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import require_bearer
+from auth import requires, service, who_asks
 from chat import answer, read_question
 from errors import BadRequest
 from sse import Emit, EventStream
 from state import State
 
 
+@requires(service)
 async def POST(request: Request[State]) -> Response:
     state = request.state
-    require_bearer(request.headers, state["config"].webchat_token)
     body = await request.json()
-    question = read_question(as_question(body), state["config"].models)
+    question = read_question(who_asks(request), as_question(body), state["config"].models)
     edited = question.message_id is not None and body.get("messageId") == question.message_id
     again = edited or body.get("trigger") == "regenerate-message"
     request.scope.get("log", {})["conversation"] = question.conversation

@@ -7,10 +7,10 @@ with the request that it belongs to, and what was said until then is in the conv
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import require_bearer
+from auth import requires, service
 from state import State
 
 
+@requires(service)
 async def GET(request: Request[State]) -> Response:
-    require_bearer(request.headers, request.state["config"].webchat_token)
     return Response(status_code=204)
