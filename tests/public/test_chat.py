@@ -311,9 +311,9 @@ def test_a_conversation_of_somebody_elses_is_neither_shown_nor_continued(
     theirs = {"message": "Hi", "conversationId": "theirs", "channelId": "7"}
     httpx.post(f"{url}/api/chat", json=theirs, headers=bearer, trust_env=False)
     enter(page, url, "theirs")
-    expect_log(page)
+    expect_log(page, "That conversation is not there any more. This is a new one.")
     say(page, "two")
-    expect_log(page, "two", "Hello")
+    expect_log(page, "That conversation is not there any more. This is a new one.", "two", "Hello")
     assert [message["content"] for message in model.asked[-1]["messages"]] == ["two"]
 
 
