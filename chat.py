@@ -205,6 +205,7 @@ def conversation_json(row: Row) -> dict[str, Any]:
         "channel": row["channel"],
         "channelId": row["owner"],
         "model": row["model"],
+        "title": row["title"] or "",  # the first words of the first question
         "created": iso(row["created_at"]),
     }
 

@@ -21,7 +21,8 @@ HISTORY = 500  # messages at most, however short
 # column id is a key of ours, which no client sees; in rows from before that index it is also the client's.
 OWNED = "channel = $1 AND COALESCE(channel_id, '') = COALESCE(CAST($2 AS TEXT), '') AND COALESCE(client_id, id) = $3"
 KEY = f"(SELECT id FROM house_conversation WHERE {OWNED})"  # noqa: S608 - fixed text
-COLUMNS = "c.id AS key, COALESCE(c.client_id, c.id) AS id, c.channel, c.channel_id AS owner, c.model, c.created_at"
+COLUMNS = """c.id AS key, COALESCE(c.client_id, c.id) AS id, c.channel, c.channel_id AS owner, c.model, c.created_at,
+    (SELECT SUBSTR(content, 1, 100) FROM house_message WHERE conversation_id = c.id ORDER BY seq LIMIT 1) AS title"""
 
 ADD_CONVERSATION = """
     INSERT INTO house_conversation (id, channel, channel_id, client_id, model, created_at)

@@ -69,7 +69,7 @@ def test_a_conversation_is_listed_and_read_as_it_was_held(serve: Serve, model: M
     [conversation] = listed["data"]["conversations"]
     created = conversation.pop("created")
     assert listed["success"] is True
-    assert conversation == {"id": id, "channel": "web", "channelId": "7", "model": "fast"}
+    assert conversation == {"id": id, "channel": "web", "channelId": "7", "model": "fast", "title": "Hi"}
     assert created.endswith("Z")
     data = get(url, f"/api/conversations/{id}", channelId="7").json()["data"]
     messages = data.pop("messages")
