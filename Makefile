@@ -2,7 +2,8 @@
 # make start   serve as in production: no reload, WEB_CONCURRENCY workers
 # make routes  list the routes, or everything that is wrong with them
 # make jobs    list what is due, running and failed, and when each schedule is next
-# make test    run the tests
+# make quick   run the tests that are fast, under a minute: what one runs while writing
+# make test    run all tests: some minutes
 # make faults  kill servers and stop databases under load, on both engines: some minutes
 # make check   lint, formatting, types
 # make pins    write constraints.txt anew with the newest versions that pyproject.toml allows
@@ -10,7 +11,7 @@
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: dev start routes jobs test faults check format pins clean
+.PHONY: dev start routes jobs quick test faults check format pins clean
 
 dev: .venv/app
 	@exec $(BIN)/python -m app dev
@@ -23,6 +24,9 @@ routes: .venv/app
 
 jobs: .venv/app
 	@exec $(BIN)/python -m app jobs
+
+quick: .venv/test
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test: .venv/test
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,7 +1,7 @@
 """The settings: read once, from the environment, then `.env.local`, then `.env`, as Next.js does.
 
 The first of the three that names a variable wins; an empty value means unset. Each field of `Config` is one
-variable, its name in capitals. README.md and .env.example list them all, and a test keeps the three equal.
+variable, its name in capitals. docs/settings.md and .env.example list them all; a test keeps the three equal.
 """
 
 import base64

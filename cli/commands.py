@@ -32,7 +32,7 @@ COMMANDS = {
     "new": "write a route.py for a path, in quotes: new '/users/[id]'",
     "jobs": "list what is due, running and failed; jobs replay ID puts a failed one back",
 }
-MORE = """settings come from the environment, then .env.local, then .env; README.md lists them.
+MORE = """settings come from the environment, then .env.local, then .env; docs/settings.md lists them.
 make dev, make start, make routes and make jobs install what is missing first."""
 
 

@@ -16,6 +16,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent, connect_sse
+from hypothesis import HealthCheck, settings
 
 from app import create_app
 from config import HERE, Config
@@ -28,8 +29,22 @@ SECRET = "a-secret-of-the-tests"
 
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
+# No clock decides whether a test passes: a machine may be busy with something else.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
+
+# What takes seconds to start: a test that uses one of these is slow, and `make quick` leaves it out.
+SLOW = {"project", "postgres", "browser"}
+
 Serve = Callable[..., str]
 Events = Callable[..., Generator[ServerSentEvent]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        params = getattr(getattr(item, "callspec", None), "params", {})
+        if "postgresql" in params.values() or SLOW & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

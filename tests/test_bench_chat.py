@@ -12,7 +12,10 @@ from bench import chat
 from bench.chat import PAST, Question
 from bench.machine import Server, Unfit
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the bench reads Linux's /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the bench reads Linux's /proc"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -103,8 +103,8 @@ def test_the_example_file_names_every_setting_with_its_default():
     assert read_env(HERE / ".env.example") == DEFAULTS
 
 
-def test_the_readme_names_every_setting_with_its_default():
-    rows = re.findall(r"^\| `([A-Z_]+)` \| (.+?) \|", (HERE / "README.md").read_text(), re.MULTILINE)
+def test_the_page_of_the_settings_names_every_one_with_its_default():
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (.+?) \|", (HERE / "docs/settings.md").read_text(), re.MULTILINE)
     assert {name: "" if default == "unset" else default.strip("`") for name, default in rows} == DEFAULTS
 
 

@@ -35,6 +35,7 @@ FOREIGN = {
     "CREDENTIALS_DIRECTORY",  # systemd's
     "FORWARDED_ALLOW_IPS",  # uvicorn's
     "GITHUB_SECRET",  # an example's own
+    "SHOP_NAME",  # the same
     "SHOP_SECRET",  # the same
     "NEXT_PUBLIC_",  # Next.js's
 }

@@ -423,6 +423,7 @@ def answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 async def test_sigterm_ends_fifty_streams_with_a_word_and_keeps_what_was_said(
     started: tuple[str, "subprocess.Popen[bytes]"], model: ModelServer, serve: Serve, tmp_path: Path
 ):

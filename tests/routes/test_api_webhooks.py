@@ -428,6 +428,7 @@ def test_a_body_over_the_limit_is_413(serve: Serve):
     assert deliver(url, "telegram", telegram("x" * 1000)).status_code == 413
 
 
+@pytest.mark.slow
 def test_json_that_is_nested_as_deeply_as_can_be_is_never_500(serve: Serve):
     url = serve(**SETTINGS)
     statuses = set[int]()
@@ -437,6 +438,7 @@ def test_json_that_is_nested_as_deeply_as_can_be_is_never_500(serve: Serve):
     assert statuses <= {200, 400}
 
 
+@pytest.mark.slow
 async def test_a_body_that_does_not_come_is_408(serve: Serve):
     url = httpx.URL(serve(**SETTINGS))
     reader, writer = await asyncio.open_connection(url.host, url.port)
@@ -467,6 +469,7 @@ ABSURD: list[tuple[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 def test_what_is_signed_but_absurd_is_kept_as_a_dead_letter_and_stops_nothing(
     url: str, database_url: str, api: SenderAPI
 ):
@@ -496,6 +499,7 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(channel=st.sampled_from(sorted(PAYLOADS)), payload=json_values)
 def test_whatever_is_signed_is_stored_or_ignored(serve_once: Callable[[], str], channel: str, payload: Any):
