@@ -71,6 +71,6 @@ def test_a_subclass_keeps_its_media_type_and_its_way_of_writing():
 
 
 def test_two_answers_do_not_share_their_headers():
-    first, second = JSONResponse({}), JSONResponse({})
+    first, second = JSONResponse(1), JSONResponse(1)
     first.headers["x-a"] = "b"
     assert "x-a" not in second.headers
