@@ -111,7 +111,7 @@ async def migrate(session: Session, found: Sequence[Migration]) -> list[str]:
             if migration in await pending(session, [migration]):  # another process may have been quicker
                 began = time.perf_counter()
                 await run(session, migration)
-                logger.info("%s ran (%.0f ms)", migration.name, (time.perf_counter() - began) * 1000)
+                logger.info("%s ran in %s ms", migration.name, round((time.perf_counter() - began) * 1000))
                 ran.append(migration.name)
     return ran
 
