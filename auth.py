@@ -78,6 +78,13 @@ def operator(request: Request[Any]) -> Who | None:
     return Who("operator") if is_secret(given, request.state["config"].cron_secret) else None
 
 
+# How an asker is asked for, in openapi.json; one that does not say takes a bearer token.
+vars(operator)["schemes"] = {
+    "operator": {"type": "http", "scheme": "bearer", "description": "CRON_SECRET."},
+    "cron": {"type": "apiKey", "in": "header", "name": "X-Cron-Secret", "description": "CRON_SECRET."},
+}
+
+
 def place(who: Who, channel: str = "web", owner: str | None = None, *, several: bool = False) -> tuple[str, str | None]:
     """Decide whose conversations a request is about: the channel and the owner, or 403.
 

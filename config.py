@@ -120,6 +120,7 @@ class Config:
     system_prompt: str | None = setting(None)
     chat_history_chars: int = setting(32_000, integer(0, 10**9))
     chat_max_streams: int = setting(1000, integer(1, 10**6))
+    openapi: str = setting("closed", word("closed", "open"))
     conversation_days: int | None = setting(None, integer(1, 36_500))
     cron_interval: float | None = setting(None, seconds)
     standard_webhooks_secret: str | None = setting(None, signing_secret, hidden=True)

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import difflib
+import json
 import math
 import os
 import shlex
@@ -30,6 +31,7 @@ COMMANDS = {
     "routes": "list the routes, or everything that is wrong with them",
     "check": "say everything that would stop the start, without starting (lint and types: make check)",
     "new": "write a route.py for a path, in quotes: new '/users/[id]'",
+    "openapi": "print the routes as an OpenAPI 3.1 document, for a file and its differences",
     "jobs": "list what is due, running and failed; jobs replay ID puts a failed one back",
 }
 MORE = """settings come from the environment, then .env.local, then .env; docs/settings.md lists them.
@@ -151,6 +153,14 @@ def routes(given: argparse.Namespace) -> int:
     return 0
 
 
+def openapi(given: argparse.Namespace) -> int:
+    from openapi import document, project  # with pydantic, which the other commands need not import
+
+    described = document(load_routes(read_settings().routes_dir), **project())
+    print(json.dumps(described, indent=2, ensure_ascii=False))
+    return 0
+
+
 def check(given: argparse.Namespace) -> int:
     """Say everything that would stop the start. Nothing is opened: no port, no database."""
     config, wrong = read_config(os.environ)
@@ -225,6 +235,7 @@ RUN: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "dev": dev,
     "start": start,
     "routes": routes,
+    "openapi": openapi,
     "check": check,
     "new": new,
     "jobs": jobs,

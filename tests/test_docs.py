@@ -123,7 +123,7 @@ def test_the_ported_chat_streams_what_the_model_says(ported: httpx.Client, beare
 def test_a_tick_stores_when_the_ported_job_is_next(ported: httpx.Client, tree: Path):
     assert ported.get("/api/cron", headers={"X-Cron-Secret": SECRET}).json()["success"]
     with closing(sqlite3.connect(tree / "data/app.db")) as db:
-        [(id,)] = db.execute("SELECT id FROM house_job WHERE name = 'digest'").fetchall()
+        [(id,)] = db.execute("SELECT id FROM job WHERE name = 'digest'").fetchall()
     assert re.fullmatch(r"cron:digest:[0-9-]+T09:00:00\+00:00", id)
 
 
@@ -178,7 +178,7 @@ def test_every_path_of_the_api_that_a_document_names_is_a_route(document: Path):
     text = re.sub(r"https?://(localhost|example\.com|route-py)(:\d+)?", " ", document.read_text())
     own = [re.sub(r"^routes|/route\.py$", "", name) for name in files_of(document) if name.endswith("/route.py")]
     shapes = [path.split("/") for path in [route.path for route in load_routes(ROUTES)] + own]
-    for path in re.findall(r"(?<![\w./*])/api/[\w/\[\]-]+", text):
+    for path in re.findall(r"(?<![\w./*])/api/[\w/\[\]-]+(?:\.json)?", text):
         parts = path.rstrip("/").split("/")
         assert any(
             len(shape) == len(parts) and all(b == a or b.startswith("[") for a, b in zip(parts, shape, strict=True))

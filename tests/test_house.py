@@ -29,7 +29,7 @@ FLOORS = [
     {"webhooks"},
     {"llm", "sse", "store", "worker"},
     {"offline", "db"},
-    {"loader"},
+    {"loader", "openapi"},
     {"router", "requestlog"},
     {"typed"},
     {"auth", "completion", "config", "errors", "jsonresponse"},

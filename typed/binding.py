@@ -24,6 +24,7 @@ class Bound(NamedTuple):
     """A handler that can be called, and what the documents of it are made from."""
 
     call: Call
+    takes: Takes
     checks: tuple[Check, ...]
     inputs: Mapping[str, "Input"]  # by name, those that are checked
 
@@ -40,7 +41,7 @@ def bind(handler: Handler, verb: str, ranks: Mapping[str, int]) -> Bound:
         raise HandlerError(f"{verb} {exc}") from None
     checks = tuple(checks_of(handler))
     call = _called(handler, takes, inputs)
-    return Bound(_checked(call, checks) if checks else call, checks, inputs)
+    return Bound(_checked(call, checks) if checks else call, takes, checks, inputs)
 
 
 def _inputs(takes: Takes, ranks: Mapping[str, int]) -> "dict[str, Input]":

@@ -29,9 +29,12 @@ NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class Schemas(GenerateJsonSchema):
-    """pydantic's, without its warnings: a default that JSON does not have is left out."""
+    """pydantic's, without titles that repeat the names, or warnings: a default that JSON does not have is left out."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as the parent has it
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
 
 
 class Input:

@@ -146,9 +146,25 @@ def _resolved(parameter: inspect.Parameter, handler: Callable[..., Any]) -> Any:
 
 
 def _globals(handler: Any) -> dict[str, Any]:
+    inner = innermost(handler)
+    return getattr(inner, "__globals__", None) or getattr(inner.__call__, "__globals__", {})
+
+
+def innermost(handler: Any) -> Any:
+    """What decorators that say so, and partials, are around."""
     while (inner := getattr(handler, "__wrapped__", None) or getattr(handler, "func", None)) is not None:
-        handler = inner  # of a decorator, or of a partial
-    return getattr(handler, "__globals__", None) or getattr(handler.__call__, "__globals__", {})
+        handler = inner
+    return handler
+
+
+def returns_of(handler: Callable[..., Any]) -> Any:
+    """The annotation of what a handler returns; `Any` where there is none, or where it cannot be evaluated."""
+    annotation = inspect.signature(handler).return_annotation
+    if annotation is EMPTY:
+        return Any
+    holder = inspect.Parameter("returned", inspect.Parameter.KEYWORD_ONLY, annotation=annotation)
+    found = _resolved(holder, handler)
+    return Any if isinstance(found, str) else found
 
 
 def _is_data(parameter: inspect.Parameter, handler: Callable[..., Any]) -> bool:
