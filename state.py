@@ -10,7 +10,7 @@ import anyio
 import httpx
 
 from config import Config
-from db import database
+from db import Database, database
 from llm import LLM
 from sse import draining
 from store import Store
@@ -26,6 +26,7 @@ class State(TypedDict):
     """``request.state["config"]`` and so on; an editor completes the keys."""
 
     config: Config
+    db: Database
     llm: LLM
     store: Store
     worker: Worker
@@ -44,7 +45,7 @@ async def open_state(
     """Open what the app needs, and close it again in the reverse order. Raises `ConfigError`."""
     async with AsyncExitStack() as stack:
         db = database(config.database_url)
-        await db.open()
+        await db.open(config.routes_dir.parent / "migrations")
         stack.push_async_callback(db.aclose)
         llm = llm or LLM(config)
         stack.push_async_callback(llm.aclose)
@@ -54,6 +55,7 @@ async def open_state(
         worker = Worker(db, {**(jobs or {}), **{channel.job.name: channel.job for channel in channels.values()}})
         state = State(
             config=config,
+            db=db,
             llm=llm,
             store=Store(db),
             worker=worker,

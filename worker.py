@@ -181,9 +181,10 @@ class Worker:
         for job in self.jobs.values():
             if job.schedule is not None:
                 await self._store_next(job, now)
-        await self.db.write(("DELETE FROM job WHERE done_at < $1", (now - KEPT,)))
+        await self.db.write(("DELETE FROM house_job WHERE done_at < $1", (now - KEPT,)))
         due = await self.db.read(
-            "SELECT id FROM job WHERE id LIKE 'cron:%' AND done_at IS NULL AND run_at <= $1 ORDER BY run_at, id", now
+            "SELECT id FROM house_job WHERE id LIKE 'cron:%' AND done_at IS NULL AND run_at <= $1 ORDER BY run_at, id",
+            now,
         )
         ended: list[anyio.Event] = []
         while not self._stopping and (row := await self._claim(ticked=True)):
@@ -196,7 +197,7 @@ class Worker:
     async def overview(self, limit: int = 100) -> dict[str, Any]:
         """Say what is due, running and failed, oldest first, and when each schedule is next (Unix seconds)."""
         now = self.clock()
-        columns = "SELECT id, name, lane, run_at, attempts, error, created_at FROM job WHERE"
+        columns = "SELECT id, name, lane, run_at, attempts, error, created_at FROM house_job WHERE"
         where = {
             "due": "done_at IS NULL AND token IS NULL AND run_at <= $1 ORDER BY run_at, id",
             "running": "done_at IS NULL AND token IS NOT NULL AND created_at <= $1 ORDER BY run_at, id",
@@ -209,7 +210,7 @@ class Worker:
     async def replay(self, id: str) -> bool:
         """Put a dead letter back, with all its attempts. False where no failed job has that id."""
         sql = (
-            "UPDATE job SET done_at = NULL, error = NULL, attempts = 0, run_at = $2 "
+            "UPDATE house_job SET done_at = NULL, error = NULL, attempts = 0, run_at = $2 "
             "WHERE id = $1 AND done_at IS NOT NULL AND error IS NOT NULL RETURNING id"
         )
         [rows] = await self.db.write((sql, (id, self.clock())))
@@ -223,18 +224,21 @@ class Worker:
         waiting = "name = $1 AND id LIKE 'cron:%' AND attempts = 0 AND token IS NULL AND done_at IS NULL"
         await self.db.write(
             # an occurrence that the schedule no longer has, since the file was changed
-            (f"DELETE FROM job WHERE {waiting} AND id <> $2 AND run_at > $3", (job.name, id, now)),  # noqa: S608 - fixed text
+            (
+                f"DELETE FROM house_job WHERE {waiting} AND id <> $2 AND run_at > $3",  # noqa: S608 - fixed text
+                (job.name, id, now),
+            ),
             # what piles up while the job runs for longer than its interval
             (
-                f"UPDATE job SET done_at = $2, error = $3 WHERE {waiting} AND run_at < "  # noqa: S608 - fixed text
-                f"(SELECT MAX(run_at) FROM job WHERE {waiting} AND run_at <= $2)",
+                f"UPDATE house_job SET done_at = $2, error = $3 WHERE {waiting} AND run_at < "  # noqa: S608 - fixed text
+                f"(SELECT MAX(run_at) FROM house_job WHERE {waiting} AND run_at <= $2)",
                 (job.name, now, "skipped: a later one was due before it could begin"),
             ),
         )
 
     async def _insert(self, id: str, name: str, lane: str | None, payload: str, run_at: float) -> list[Row]:
         sql = (
-            "INSERT INTO job (id, name, lane, payload, run_at, attempts, created_at) "
+            "INSERT INTO house_job (id, name, lane, payload, run_at, attempts, created_at) "
             "VALUES ($1, $2, $3, $4, $5, 0, $6) ON CONFLICT (id) DO NOTHING RETURNING id"
         )
         return (await self.db.write((sql, (id, name, lane, payload, run_at, self.clock()))))[0]
@@ -251,10 +255,10 @@ class Worker:
         begun = "" if ticked else "AND (j.id NOT LIKE 'cron:%' OR j.attempts > 0)"
         # a lane's row waits for the one that runs, and for every earlier one: turns stay in order, retries included
         sql = f"""
-            UPDATE job SET token = $1, run_at = $2, attempts = attempts + 1 WHERE id = (
-              SELECT j.id FROM job j WHERE j.done_at IS NULL AND j.run_at <= $3 AND j.name IN ({names}) {begun}
-              AND NOT EXISTS (SELECT 1 FROM job k WHERE k.lane = j.lane AND k.token IS NOT NULL AND k.id <> j.id)
-              AND NOT EXISTS (SELECT 1 FROM job k WHERE k.lane = j.lane AND k.done_at IS NULL
+            UPDATE house_job SET token = $1, run_at = $2, attempts = attempts + 1 WHERE id = (
+              SELECT j.id FROM house_job j WHERE j.done_at IS NULL AND j.run_at <= $3 AND j.name IN ({names}) {begun}
+              AND NOT EXISTS (SELECT 1 FROM house_job k WHERE k.lane = j.lane AND k.token IS NOT NULL AND k.id <> j.id)
+              AND NOT EXISTS (SELECT 1 FROM house_job k WHERE k.lane = j.lane AND k.done_at IS NULL
                 AND (k.created_at, k.id) < (j.created_at, j.id))
               ORDER BY j.run_at, j.id LIMIT 1{self.db.skip_locked}) RETURNING *"""  # noqa: S608 - fixed text and markers
         try:
@@ -320,7 +324,7 @@ class Worker:
 
     async def _renew(self, row: Row, scope: anyio.CancelScope) -> None:
         """Keep the claim; stop the job when it was lost, since another process runs it by then."""
-        sql = "UPDATE job SET run_at = $3 WHERE id = $1 AND token = $2 RETURNING id"
+        sql = "UPDATE house_job SET run_at = $3 WHERE id = $1 AND token = $2 RETURNING id"
         while True:
             await anyio.sleep(self.lease / 3)
             try:
@@ -355,7 +359,7 @@ class Worker:
 
         While the database is away this is tried again for half a claim's time: else the job would run twice.
         """
-        sql = f"UPDATE job SET {changes} WHERE id = $1 AND token = $2"  # noqa: S608 - the columns are ours
+        sql = f"UPDATE house_job SET {changes} WHERE id = $1 AND token = $2"  # noqa: S608 - the columns are ours
         until = self.clock() + self.lease / 2
         while True:
             try:
@@ -368,7 +372,7 @@ class Worker:
                 await anyio.sleep(1)
 
     async def _outcome(self, id: str) -> str:
-        rows = await self.db.read("SELECT done_at, error, token, attempts FROM job WHERE id = $1", id)
+        rows = await self.db.read("SELECT done_at, error, token, attempts FROM house_job WHERE id = $1", id)
         row = rows[0]
         if row["done_at"] is not None:
             error = row["error"] or ""

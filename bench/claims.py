@@ -46,7 +46,7 @@ async def fill(db: Database, filled: Filled) -> None:
     rows += [(f"due-{n}", f"lane-{n}", 1e6 + n, None) for n in range(filled.due)]
     rows += [(f"done-{n}", None, n, n) for n in range(filled.done)]
     sql = (
-        "INSERT INTO job (id, name, lane, payload, run_at, attempts, done_at, created_at) "
+        "INSERT INTO house_job (id, name, lane, payload, run_at, attempts, done_at, created_at) "
         "VALUES ($1, 'job', $2, '{}', $3, 0, $4, $3)"
     )
     for first in range(0, len(rows), 5_000):

@@ -8,7 +8,7 @@ import pytest
 from config import ConfigError
 from db import Conflict, database
 
-INSERT = "INSERT INTO job (id, name, payload, run_at, attempts, created_at) VALUES ($1, 'x', 'null', $2, 0, $2)"
+INSERT = "INSERT INTO house_job (id, name, payload, run_at, attempts, created_at) VALUES ($1, 'x', 'null', $2, 0, $2)"
 
 
 async def test_a_write_happens_whole_or_not_at_all(database_url: str):
@@ -17,7 +17,7 @@ async def test_a_write_happens_whole_or_not_at_all(database_url: str):
     await db.write((INSERT, ("a", 1.5)))
     with pytest.raises(Conflict):
         await db.write((INSERT, ("b", 1.0)), (INSERT, ("a", 1.0)))
-    assert await db.read("SELECT id, run_at FROM job") == [{"id": "a", "run_at": 1.5}]
+    assert await db.read("SELECT id, run_at FROM house_job") == [{"id": "a", "run_at": 1.5}]
     await db.aclose()
 
 
@@ -27,7 +27,7 @@ async def test_writes_at_once_are_all_there_and_one_that_fails_takes_no_other_wi
     writes = [db.write((INSERT, (str(n % 90), 1.0))) for n in range(100)]
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert [type(result) for result in results if result != [[]]] == [Conflict] * 10
-    assert (await db.read("SELECT COUNT(*) AS n FROM job")) == [{"n": 90}]
+    assert (await db.read("SELECT COUNT(*) AS n FROM house_job")) == [{"n": 90}]
     await db.aclose()
 
 
@@ -36,7 +36,7 @@ async def test_many_may_start_together_on_a_new_database(database_url: str):
     await asyncio.gather(*(db.open() for db in several))
     for n, db in enumerate(several):
         await db.write((INSERT, (str(n), 1.0)))
-    assert (await several[0].read("SELECT COUNT(*) AS n FROM job")) == [{"n": 5}]
+    assert (await several[0].read("SELECT COUNT(*) AS n FROM house_job")) == [{"n": 5}]
     for db in several:
         await db.aclose()
 
@@ -49,7 +49,7 @@ async def test_what_was_written_is_there_after_a_restart(database_url: str):
         await db.aclose()
     db = database(database_url)
     await db.open()
-    assert len(await db.read("SELECT id FROM job")) == 2
+    assert len(await db.read("SELECT id FROM house_job")) == 2
     await db.aclose()
 
 

@@ -123,7 +123,7 @@ def test_the_ported_chat_streams_what_the_model_says(ported: httpx.Client, beare
 def test_a_tick_stores_when_the_ported_job_is_next(ported: httpx.Client, tree: Path):
     assert ported.get("/api/cron", headers={"X-Cron-Secret": SECRET}).json()["success"]
     with closing(sqlite3.connect(tree / "data/app.db")) as db:
-        [(id,)] = db.execute("SELECT id FROM job WHERE name = 'digest'").fetchall()
+        [(id,)] = db.execute("SELECT id FROM house_job WHERE name = 'digest'").fetchall()
     assert re.fullmatch(r"cron:digest:[0-9-]+T09:00:00\+00:00", id)
 
 

@@ -11,10 +11,12 @@ import pytest
 import pytest_asyncio
 
 from config import ConfigError
-from db import MIGRATIONS, Conflict, SQLite, sqlite_path
+from db import Conflict
+from db.migrations import TABLES
+from db.sqlite import SQLite, sqlite_path
 
-INSERT = "INSERT INTO conversation (id, channel, model, created_at) VALUES ($1, 'web', 'smart', 0)"
-COUNT = "SELECT COUNT(*) AS n FROM conversation"
+INSERT = "INSERT INTO house_conversation (id, channel, model, created_at) VALUES ($1, 'web', 'smart', 0)"
+COUNT = "SELECT COUNT(*) AS n FROM house_conversation"
 
 
 @pytest_asyncio.fixture
@@ -26,7 +28,7 @@ async def db(tmp_path: Path) -> AsyncIterator[SQLite]:
 
 
 async def ids(db: SQLite) -> list[str]:
-    return [row["id"] for row in await db.read("SELECT id FROM conversation ORDER BY id")]
+    return [row["id"] for row in await db.read("SELECT id FROM house_conversation ORDER BY id")]
 
 
 def threads() -> list[str]:
@@ -39,7 +41,7 @@ def threads() -> list[str]:
 async def test_an_acknowledged_write_is_readable_at_once(db: SQLite):
     async def write_and_read(n: int) -> int:
         await db.write((INSERT, (f"c{n}",)))
-        return len(await db.read("SELECT id FROM conversation WHERE id = $1", f"c{n}"))
+        return len(await db.read("SELECT id FROM house_conversation WHERE id = $1", f"c{n}"))
 
     assert await asyncio.gather(*(write_and_read(n) for n in range(1000))) == [1] * 1000
     assert await db.read(COUNT) == [{"n": 1000}]
@@ -73,7 +75,7 @@ async def test_a_statement_by_itself_happens_whole_or_not_at_all_and_is_committe
         await db.write((two, ("a", "a")))
     assert await db.write((f"{two} RETURNING id", ("a", "b"))) == [[{"id": "a"}, {"id": "b"}]]
     with sqlite3.connect(tmp_path / "data/app.db", timeout=0) as another:  # neither waits for the other's end
-        assert another.execute("SELECT id FROM conversation ORDER BY id").fetchall() == [("a",), ("b",)]
+        assert another.execute("SELECT id FROM house_conversation ORDER BY id").fetchall() == [("a",), ("b",)]
         another.execute(INSERT, {"1": "c"})
     another.close()
     await db.write((INSERT, ("d",)))
@@ -90,7 +92,7 @@ async def test_a_task_that_is_cancelled_does_not_stop_the_writes_behind_it(db: S
     assert await ids(db) == [f"c{n:03}" for n in range(100)]
 
 
-@pytest.mark.parametrize("text", ["", "Grüße 👋🏽", "a\u2028b\r\nc", "'; DROP TABLE message; --", "$1 ? :x", "a\0b"])
+@pytest.mark.parametrize("text", ["", "Grüße 👋🏽", "a\u2028b\r\nc", "'; DROP TABLE house_job; --", "$1 ? :x", "a\0b"])
 async def test_any_text_comes_back_as_it_was(db: SQLite, text: str):
     await db.write((INSERT, (text,)))
     assert await ids(db) == [text]
@@ -156,9 +158,9 @@ async def test_no_thread_is_left_behind(tmp_path: Path):
 async def test_no_thread_is_left_behind_by_a_migration_that_fails(tmp_path: Path):
     file = tmp_path / "app.db"
     connection = sqlite3.connect(file)
-    connection.execute("CREATE TABLE conversation (id)")
+    connection.execute("CREATE TABLE house_conversation (id)")
     connection.close()
-    with pytest.raises(ConfigError, match="table conversation already exists"):
+    with pytest.raises(ConfigError, match="table house_conversation already exists"):
         await SQLite(f"sqlite:///{file}").open()
     assert threads() == []
 
@@ -170,8 +172,8 @@ async def test_those_that_open_a_new_file_at_once_migrate_it_once(tmp_path: Path
         await asyncio.gather(*(db.write((INSERT, (f"c{n}",))) for n, db in enumerate(both)))
         for db in both:
             assert await ids(db) == ["c0", "c1", "c2", "c3"]
-            versions = await db.read("SELECT version FROM migration ORDER BY version")
-            assert versions == [{"version": n} for n in range(1, len(MIGRATIONS) + 1)]
+            ran = await db.read("SELECT name FROM house_migration ORDER BY name")
+            assert ran == [{"name": f"db/tables/{file.name}"} for file in sorted(TABLES.iterdir())]
         for db in both:
             await db.aclose()
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from db import SQLite, database
+from db import database
+from db.sqlite import SQLite
 from store import HISTORY, KEY, LIST, LIST_OWNED, STALE, NotFound, Question, Reused, Running, Store, Turn
 from tests.servers import Clock
 

@@ -34,7 +34,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def state_of(worker: Worker, id: str) -> tuple[int, bool, str | None]:
-    [row] = await worker.db.read("SELECT attempts, done_at, error FROM job WHERE id = $1", id)
+    [row] = await worker.db.read("SELECT attempts, done_at, error FROM house_job WHERE id = $1", id)
     return row["attempts"], row["done_at"] is not None, row["error"]
 
 
@@ -57,7 +57,7 @@ async def test_what_is_put_is_run_with_its_payload(database_url: str):
         await until(lambda: ran)
         assert ran == [{"id": "a", "name": "job", "attempts": 1, "payload": {"n": 1}}]
         await end_of(worker, "a")
-        assert await worker.db.read("SELECT payload FROM job") == [{"payload": "null"}]  # it is not kept with the id
+        assert await worker.db.read("SELECT payload FROM house_job") == [{"payload": "null"}]  # not kept with the id
 
 
 async def test_the_same_id_is_run_once(database_url: str):
@@ -184,7 +184,7 @@ async def test_a_lease_that_lapsed_is_taken_over_and_the_late_writer_is_fenced(d
         old = ("old-token", clock.now + 60)
         await worker.db.write(
             (
-                "INSERT INTO job (id, name, payload, run_at, attempts, token, created_at) "
+                "INSERT INTO house_job (id, name, payload, run_at, attempts, token, created_at) "
                 "VALUES ('a', 'job', 'null', $2, 1, $1, $2)",
                 old,
             )
@@ -194,7 +194,7 @@ async def test_a_lease_that_lapsed_is_taken_over_and_the_late_writer_is_fenced(d
         clock.now += 61
         await until(lambda: ran == [2])
         [late] = await worker.db.write(
-            ("UPDATE job SET error = 'late' WHERE id = 'a' AND token = $1 RETURNING id", old[:1])
+            ("UPDATE house_job SET error = 'late' WHERE id = 'a' AND token = $1 RETURNING id", old[:1])
         )
         assert late == []
 
@@ -209,7 +209,7 @@ async def test_a_crash_counts_as_an_attempt(database_url: str):
     async with working(database_url, job(run, attempts=1), clock) as worker:
         await worker.db.write(
             (
-                "INSERT INTO job (id, name, payload, run_at, attempts, token, created_at) "
+                "INSERT INTO house_job (id, name, payload, run_at, attempts, token, created_at) "
                 "VALUES ('a', 'job', 'null', $1, 1, 'dead', $1)",
                 (clock.now - 1,),
             )
@@ -233,7 +233,7 @@ async def test_shutdown_hands_a_running_job_back_without_counting_it(database_ur
         await begun.wait()
     db = database(database_url)
     await db.open()
-    [row] = await db.read("SELECT attempts, token, done_at FROM job")
+    [row] = await db.read("SELECT attempts, token, done_at FROM house_job")
     await db.aclose()
     assert (row, ended) == ({"attempts": 0, "token": None, "done_at": None}, ["cleaned up"])
 
@@ -475,7 +475,7 @@ def test_a_server_with_an_interval_ticks_by_itself(
         {
             "see/route.py": "from starlette.responses import JSONResponse\n"
             "async def GET(request):\n"
-            "    return JSONResponse(await request.state['worker'].db.read('SELECT id FROM job'))\n",
+            "    return JSONResponse(await request.state['worker'].db.read('SELECT id FROM house_job'))\n",
             "../jobs/note.py": "schedule = '0 0 1 1 *'\ndef run(job): ...\n",
         },
         cron_interval=0.05,
@@ -509,7 +509,7 @@ def test_the_cron_route_runs_what_is_due_and_says_so(serve_tree: Callable[..., s
             "api/cron/route.py": cron,
             "late/route.py": "from starlette.responses import Response\n"
             "async def POST(request):\n"
-            "    await request.state['worker'].db.write(('UPDATE job SET run_at = 0', ()))\n"
+            "    await request.state['worker'].db.write(('UPDATE house_job SET run_at = 0', ()))\n"
             "    return Response()\n",
             "../jobs/note.py": "schedule = '0 0 1 1 *'\ndef run(job): ...\n",
         }
@@ -549,4 +549,4 @@ def test_a_server_that_stops_hands_its_running_job_back(tmp_path: Path):
 
 def row_of(file: Path, id: str) -> tuple[int, str | None, float | None]:
     with closing(sqlite3.connect(file)) as db:
-        return db.execute("SELECT attempts, token, done_at FROM job WHERE id = ?", (id,)).fetchone()
+        return db.execute("SELECT attempts, token, done_at FROM house_job WHERE id = ?", (id,)).fetchone()

@@ -99,7 +99,7 @@ class Place:
         return [Note(*json.loads(line)) for line in self.log.read_text().splitlines()]
 
     def rows(self) -> list[Row]:
-        return asyncio.run(read(self.url, "SELECT * FROM job"))
+        return asyncio.run(read(self.url, "SELECT * FROM house_job"))
 
 
 async def read(url: str, sql: str) -> list[Row]:

@@ -41,7 +41,7 @@ async def insert(database_url: str, *rows: tuple[str, float]) -> None:
     """Put conversations of the channel "web" into the app's database, by (id, created_at)."""
     db = database(database_url)
     await db.open()
-    sql = "INSERT INTO conversation (id, channel, model, created_at) VALUES ($1, 'web', 'smart', $2)"
+    sql = "INSERT INTO house_conversation (id, channel, model, created_at) VALUES ($1, 'web', 'smart', $2)"
     await db.write(*((sql, row) for row in rows))
     await db.aclose()
 

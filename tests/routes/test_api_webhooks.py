@@ -45,7 +45,7 @@ SETTINGS = {
     "whatsapp_access_token": "EAA",
 }
 
-NOW = "UPDATE job SET run_at = 0 WHERE token IS NULL AND done_at IS NULL"  # the next attempt is due
+NOW = "UPDATE house_job SET run_at = 0 WHERE token IS NULL AND done_at IS NULL"  # the next attempt is due
 
 Headers = dict[str, str]
 

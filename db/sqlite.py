@@ -1,0 +1,268 @@
+"""A SQLite file, through one thread that writes and one that reads.
+
+What waits together is committed together: one fsync for all of it, which gives `synchronous=FULL` its speed back.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from config import HERE, ConfigError
+from db import names
+from db.contract import Conflict, Engine, Row, Statement
+from db.migrations import is_older, migrate, pending, read_migrations
+
+T = TypeVar("T")
+
+PATIENCE = 600.0  # seconds that a start waits for the migrations of another process
+
+
+class SQLite:
+    """A SQLite file: one thread that writes, one that reads."""
+
+    engine: Engine = "sqlite"
+    skip_locked = ""  # there is one writer at a time
+
+    def __init__(self, url: str) -> None:
+        self.path = sqlite_path(url)
+        self._writer = _Thread(self.path, writes=True)
+        self._reader = _Thread(self.path, writes=False)
+        self._named: Callable[[str], str] = names.as_written
+
+    async def open(self, folder: Path | None = None) -> None:
+        """Open the file, made where there is none, and run the migrations that did not run yet.
+
+        Raises `ConfigError`.
+        """
+        await self.migrate(folder)
+        async with self._explained():
+            await self._writer.start()
+            await self._reader.start()
+
+    async def migrate(self, folder: Path | None = None) -> list[str]:
+        found = read_migrations(folder)
+        return await self._with_session(lambda session: migrate(session, found))
+
+    async def pending(self, folder: Path | None = None) -> list[str]:
+        found = read_migrations(folder)
+        return [migration.name for migration in await self._with_session(lambda session: pending(session, found))]
+
+    async def _with_session(self, use: Callable[["_Session"], Awaitable[T]]) -> T:
+        """Use one connection of its own, which waits longer than a request may."""
+        async with self._explained():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            session = _Session(await asyncio.to_thread(_connect, self.path, patience=PATIENCE, shared=True))
+            try:
+                if await is_older(session):
+                    self._named = session.named = names.without_prefix
+                return await use(session)
+            finally:
+                await asyncio.to_thread(session.connection.close)
+
+    @asynccontextmanager
+    async def _explained(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as exc:
+            await self.aclose()
+            raise ConfigError(
+                f"DATABASE_URL: {self.path} cannot be opened for writing: {exc}. "
+                "Give this user write permission for its folder, or name another file."
+            ) from exc
+
+    async def aclose(self) -> None:
+        await self._writer.stop()
+        await self._reader.stop()
+
+    async def read(self, sql: str, *values: object) -> list[Row]:
+        """Run one query on what has been committed."""
+        return (await self._reader.run([(self._named(sql), values)]))[0]
+
+    async def write(self, *statements: Statement) -> list[list[Row]]:
+        """Run statements in one transaction; the rows that each returned. They are on disk when this returns."""
+        return await self._writer.run([(self._named(sql), values) for sql, values in statements])
+
+
+def sqlite_path(url: str) -> Path:
+    """Return the file that a URL names: sqlite:///data/app.db below the project, sqlite:////var/app.db elsewhere."""
+    return HERE / url.removeprefix("sqlite:///")
+
+
+class _Job:
+    """Statements that one task waits for."""
+
+    def __init__(self, statements: Sequence[Statement]) -> None:
+        self.statements = statements
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[list[list[Row]]] = self.loop.create_future()
+        self.result: list[list[Row]] | BaseException = []
+
+
+class _Thread:
+    """One connection in a thread of its own, fed by a queue."""
+
+    def __init__(self, path: Path, *, writes: bool) -> None:
+        self.path = path
+        self.writes = writes
+        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.thread: threading.Thread | None = None
+
+    async def start(self) -> None:
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.thread = threading.Thread(
+            target=self._work, args=(opened, asyncio.get_running_loop()), name=f"sqlite-{self.path.name}", daemon=True
+        )
+        self.thread.start()
+        await opened
+
+    async def stop(self) -> None:
+        thread, self.thread = self.thread, None
+        if thread is not None:
+            self.jobs.put(None)
+            await asyncio.to_thread(thread.join)
+
+    async def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        if self.thread is None:
+            raise RuntimeError("the database is closed")
+        job = _Job(statements)
+        self.jobs.put(job)
+        return await job.future
+
+    def _work(self, opened: "asyncio.Future[None]", loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            connection = self._connect()
+        except BaseException as exc:
+            loop.call_soon_threadsafe(opened.set_exception, exc)
+            return
+        loop.call_soon_threadsafe(opened.set_result, None)
+        last = False
+        while not last and (first := self.jobs.get()) is not None:
+            batch = [first]
+            while len(batch) < 256:
+                try:
+                    more = self.jobs.get_nowait()
+                except queue.Empty:
+                    break
+                if more is None:
+                    last = True
+                    break
+                batch.append(more)
+            self._run(connection, batch)
+            for waiting in {job.loop for job in batch}:
+                waiting.call_soon_threadsafe(_resolve, [job for job in batch if job.loop is waiting])
+        connection.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = _connect(self.path)
+        if not self.writes:
+            connection.execute("PRAGMA query_only=1")
+        return connection
+
+    def _run(self, connection: sqlite3.Connection, batch: Sequence[_Job]) -> None:
+        if not self.writes or (len(batch) == 1 and len(batch[0].statements) == 1):  # which is a transaction by itself
+            for job in batch:
+                job.result = _attempt(connection, job)
+            return
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for job in batch:
+                connection.execute("SAVEPOINT job")
+                job.result = _attempt(connection, job)
+                if isinstance(job.result, BaseException):
+                    connection.execute("ROLLBACK TO job")
+                connection.execute("RELEASE job")
+            connection.execute("COMMIT")
+        except BaseException as exc:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            for job in batch:
+                job.result = exc
+
+
+class _Session:
+    """One connection, for migrations."""
+
+    engine: Engine = "sqlite"
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.named: Callable[[str], str] = names.as_written
+
+    async def read(self, sql: str, *values: object) -> list[Row]:
+        return await asyncio.to_thread(_rows, self.connection, self.named(sql), values)
+
+    async def write(self, *statements: Statement) -> list[list[Row]]:
+        """Run statements in the transaction of the migration."""
+        return [await self.read(sql, *values) for sql, values in statements]
+
+    async def columns(self, table: str) -> set[str]:
+        """Return the names of a table's columns; none where there is no such table."""
+        rows = await asyncio.to_thread(_rows, self.connection, "SELECT name FROM pragma_table_info($1)", (table,))
+        return {row["name"] for row in rows}
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncGenerator[None]:
+        """Run a block in one transaction, while no other process is in such a block."""
+        await self.read("BEGIN IMMEDIATE")
+        try:
+            yield
+            await self.read("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise
+
+
+def _connect(path: Path, *, patience: float = 30.0, shared: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=not shared)
+    try:
+        _use_wal(connection)
+        connection.execute("PRAGMA synchronous=FULL")  # with NORMAL a power cut takes what was acknowledged
+    except BaseException:  # a file that is no database shows it here
+        connection.close()
+        raise
+    return connection
+
+
+def _rows(connection: sqlite3.Connection, sql: str, values: Sequence[object]) -> list[Row]:
+    cursor = connection.execute(sql, {str(i): value for i, value in enumerate(values, 1)})
+    keys = [column[0] for column in cursor.description or ()]
+    return [dict(zip(keys, row, strict=True)) for row in cursor]
+
+
+def _use_wal(connection: sqlite3.Connection, patience: float = 30.0) -> None:
+    """Switch to write-ahead logging; SQLite does not wait by itself when two switch a new file at once."""
+    until = time.monotonic() + patience
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+def _attempt(connection: sqlite3.Connection, job: _Job) -> list[list[Row]] | BaseException:
+    try:
+        return [_rows(connection, sql, values) for sql, values in job.statements]
+    except sqlite3.IntegrityError as exc:
+        return Conflict(str(exc))
+    except BaseException as exc:
+        return exc
+
+
+def _resolve(batch: Sequence[_Job]) -> None:
+    for job in batch:
+        if job.future.done():  # its task was cancelled
+            continue
+        if isinstance(job.result, BaseException):
+            job.future.set_exception(job.result)
+        else:
+            job.future.set_result(job.result)
