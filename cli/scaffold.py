@@ -23,22 +23,20 @@ TEMPLATE = '''"""GET TITLE: say here what it answers."""
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import require_bearer
+from auth import requires, service
 from jsonresponse import JSONResponse
 from state import State
 
 
+@requires(service)  # the token of /api/chat; without this line everybody is answered
 async def GET(request: Request[State]) -> Response:
-    # Asks for the token of /api/chat. Is everybody to be answered? Leave the line out, and add the route to OPEN in
-    # tests/test_house.py.
-    require_bearer(request.headers, request.state["config"].webchat_token)
     BODY
 
 
 # Other verbs stand beside it: HEAD, POST, PUT, PATCH, DELETE, OPTIONS. docs/routing.md tells what a handler may do.
 #
+# @requires(service)
 # async def POST(request: Request[State]) -> Response:
-#     require_bearer(request.headers, request.state["config"].webchat_token)
 #     body = await request.json()  # 400 where it is not JSON
 #     return JSONResponse({"received": body}, 201)
 '''

@@ -34,7 +34,7 @@ settings.register_profile("steady", deadline=None, suppress_health_check=[Health
 settings.load_profile("steady")
 
 # What takes seconds to start: a test that uses one of these is slow, and `make quick` leaves it out.
-SLOW = {"project", "postgres", "browser"}
+SLOW = {"project", "clone", "postgres", "browser"}
 
 Serve = Callable[..., str]
 Events = Callable[..., Generator[ServerSentEvent]]
@@ -100,14 +100,32 @@ def serve_tree(serve: Serve, tmp_path: Path) -> Callable[..., str]:
     return start
 
 
+# What a team edits, adds and deletes. No test of the machine reads it: `project` has none of it.
+YOURS = ("routes", "jobs", "channels", "public", "migrations", "middleware.py", "instrumentation.py")
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """A copy of the project as a clone has it (no settings of the developer's own), with this one's packages."""
-    copy = tmp_path / "clone"
-    skip = shutil.ignore_patterns(
-        ".venv", ".git", ".env", ".env.local", "data", "__pycache__", ".*_cache", ".hypothesis"
-    )
-    shutil.copytree(HERE, copy, ignore=skip)
+    """A copy of the machine with this one's packages: without settings, routes, jobs and whatever else is yours."""
+    copy = copy_of_the_project(tmp_path / "clone", *YOURS)
+    (copy / "routes").mkdir()
+    return copy
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Project:
+    """The same with what is yours; the settings stay here."""
+    return copy_of_the_project(tmp_path / "clone")
+
+
+def copy_of_the_project(copy: Path, *without: str) -> Project:
+    skip = (".venv", ".git", ".env", ".env.local", "data", "build", "__pycache__", ".*_cache", ".hypothesis")
+    here = [str(HERE / name) for name in without]
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        return {*shutil.ignore_patterns(*skip)(folder, names), *(n for n in names if os.path.join(folder, n) in here)}
+
+    shutil.copytree(HERE, copy, ignore=ignored)
     shutil.copytree(HERE / ".venv", copy / ".venv", symlinks=True, copy_function=os.link)
     return copy
 

@@ -2,8 +2,6 @@
 
 import os
 import re
-import shlex
-import shutil
 
 import httpx
 import pytest
@@ -11,34 +9,24 @@ import pytest
 from tests.processes import PYTHON, Project, run, running
 from tests.servers import free_port, wait_until, write_tree
 
+STREAM = """import anyio
+from sse import EventStream
 
-def test_make_dev_prints_a_curl_line_that_streams_the_offline_model(project: Project):
-    port = free_port()
-    with running(project, "make", "dev", PORT=str(port)) as dev:
-        dev.wait_for("curl -N")
-        assert re.search(r"POST +/api/chat +routes/api/chat/route\.py", dev.output)
-        assert re.search(r"GET, HEAD +/api/cron +routes/api/cron/route\.py", dev.output)
-        assert f"http://localhost:{port}" in dev.output
-        assert "the offline one" in dev.output
-        line = next(line for line in dev.output.splitlines() if "curl -N" in line)
-        words = shlex.split(line)
-        url = next(word for word in words if word.startswith("http"))
-        headers = dict(words[i + 1].split(": ", 1) for i, word in enumerate(words) if word == "-H")
-        with httpx.stream(
-            "POST", url, headers=headers, content=words[words.index("-d") + 1], trust_env=False
-        ) as response:
-            lines = [line for line in response.iter_lines() if line]
-        assert response.status_code == 200
-        assert len(lines) > 10
-        assert lines[-1] == "data: [DONE]"
-        assert '"offline "' in "".join(lines)
-        assert httpx.post(url, json={"message": "Hi"}, trust_env=False).status_code == 401
-        link = f"http://localhost:{port}/#token={headers['Authorization'].removeprefix('Bearer ')}"
-        assert link in dev.output
-        assert "<title>Chat</title>" in httpx.get(link, trust_env=False).text
-        if shutil.which("curl"):
-            pasted = run(project, "sh", "-c", line)
-            assert pasted.stdout.endswith("data: [DONE]\n\n")
+
+async def GET():
+    async def write(emit):
+        await emit(1)
+        await anyio.sleep_forever()
+
+    return EventStream(write)
+"""
+ASKED = """from starlette.responses import PlainTextResponse
+from auth import requires, service
+
+
+@requires(service)
+async def GET(): return PlainTextResponse("for those with the token")
+"""
 
 
 def test_make_dev_serves_a_new_a_changed_and_a_broken_file_and_the_mended_one(project: Project):
@@ -53,11 +41,8 @@ def test_make_dev_serves_a_new_a_changed_and_a_broken_file_and_the_mended_one(pr
             return "restarting"
 
     with running(project, "make", "dev", PORT=str(port)) as dev:
-        dev.wait_for("curl -N")
-        token = re.search(r"Bearer ([\w-]+)", dev.output)
-        assert token
-        headers = {"Authorization": f"Bearer {token[1]}"}
-        write_tree(project, {"routes/new/route.py": text.format("one")})
+        dev.wait_for("Serving")
+        write_tree(project, {"routes/stream/route.py": STREAM, "routes/new/route.py": text.format("one")})
         wait_until(lambda: answer() == "one", 20)
         seen = route.stat()
         route.write_text(text.format("two"))
@@ -70,14 +55,8 @@ def test_make_dev_serves_a_new_a_changed_and_a_broken_file_and_the_mended_one(pr
         wait_until(lambda: answer() == "three", 20)
         route.parent.rename(project / "routes/moved")
         wait_until(lambda: "Not Found" in answer(), 20)
-        # an open stream (a browser's tab) does not hold the reload up, and the token is still good
-        with httpx.stream(
-            "POST",
-            f"http://127.0.0.1:{port}/api/chat",
-            headers=headers,
-            json={"message": "word " * 5000},
-            trust_env=False,
-        ) as stream:
+        # an open stream (a browser's tab) does not hold the reload up
+        with httpx.stream("GET", f"http://127.0.0.1:{port}/stream", trust_env=False) as stream:
             assert stream.status_code == 200
             write_tree(project, {"routes/new/route.py": text.format("four")})
             wait_until(lambda: answer() == "four", 20)
@@ -85,11 +64,11 @@ def test_make_dev_serves_a_new_a_changed_and_a_broken_file_and_the_mended_one(pr
 
 def test_make_start_stays_closed_without_a_token_and_says_which_to_set(project: Project):
     port = free_port()
+    write_tree(project, {"routes/asked/route.py": ASKED})
     with running(project, "make", "start", PORT=str(port), HOST="127.0.0.1", WEB_CONCURRENCY="2") as server:
         server.wait_for("Application startup complete")
         server.wait_for("WEBCHAT_TOKEN is not set")
-        response = httpx.post(f"http://127.0.0.1:{port}/api/chat", json={"message": "Hi"}, trust_env=False)
-        assert response.status_code == 401
+        assert httpx.get(f"http://127.0.0.1:{port}/asked", trust_env=False).status_code == 401
 
 
 def test_uvicorn_serves_the_app_by_its_name_with_settings_from_env_local(project: Project):
@@ -98,9 +77,10 @@ def test_uvicorn_serves_the_app_by_its_name_with_settings_from_env_local(project
     write_tree(
         project,
         {
+            "routes/asked/route.py": ASKED,
             "routes/mine/route.py": "import os\n"
             "from starlette.responses import PlainTextResponse\n"
-            "async def GET(request): return PlainTextResponse(os.environ['MINE'])\n"
+            "async def GET(request): return PlainTextResponse(os.environ['MINE'])\n",
         },
     )
     with running(project, ".venv/bin/uvicorn", "app:app", "--port", str(port)) as server:
@@ -108,7 +88,7 @@ def test_uvicorn_serves_the_app_by_its_name_with_settings_from_env_local(project
         with httpx.Client(
             base_url=f"http://127.0.0.1:{port}", headers={"Authorization": "Bearer from-a-file"}, trust_env=False
         ) as client:
-            assert client.post("/api/chat", json={"message": "Hi"}).status_code == 200
+            assert client.get("/asked").text == "for those with the token"
             assert client.get("/mine").text == "a setting of the route's own"
 
 
@@ -131,9 +111,10 @@ def test_a_port_that_is_taken_stops_the_start_with_the_mend(project: Project):
 
 
 def test_make_routes_lists_the_routes(project: Project):
+    write_tree(project, {"routes/stream/[id]/route.py": STREAM})
     done = run(project, "make", "routes")
     assert done.returncode == 0
-    assert re.search(r"POST +/api/chat +routes/api/chat/route\.py", done.stdout)
+    assert re.search(r"GET +/stream/\[id\] +routes/stream/\[id\]/route\.py", done.stdout)
 
 
 def test_make_routes_lists_every_problem_at_once(project: Project):
@@ -163,9 +144,10 @@ def test_a_route_that_cannot_be_served_stops_the_start(project: Project):
 
 
 def test_make_jobs_lists_the_schedules_and_replay_says_what_it_did(project: Project):
+    write_tree(project, {"jobs/tidy.py": "schedule = '0 4 * * *'\ndef run(job): ...\n"})
     done = run(project, "make", "jobs")
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(r"next     \d{4}-\d\d-\d\dT04:00:00\.000Z  forget_conversations\n", done.stdout)
+    assert re.fullmatch(r"next     \d{4}-\d\d-\d\dT04:00:00\.000Z  tidy\n", done.stdout)
     done = run(project, PYTHON, "-m", "app", "jobs", "replay", "nothing")
     assert (done.returncode, done.stderr) == (1, "No failed job is called nothing; see: python -m app jobs\n")
     assert run(project, PYTHON, "-m", "app", "jobs", "replay").returncode == 2

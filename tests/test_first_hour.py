@@ -107,7 +107,7 @@ def test_make_dev_waits_where_the_data_folder_cannot_be_written_and_serves_once_
         else:
             (project / "data").unlink()
         write_tree(project, {".env.local": "MINE=1\n"})
-        dev.wait_for("curl -N")
+        dev.wait_for("Serving")
 
 
 def test_a_server_that_is_not_there_is_named_without_its_password(project: Project):

@@ -18,7 +18,6 @@ from app import create_app
 from config import Config
 from db import database
 from loader import RouteError
-from tests.conftest import SECRET
 from tests.servers import Clock, serving, wait_until, working, write_tree
 from worker import Job, JobFile, Worker, load_jobs
 
@@ -500,35 +499,6 @@ async def test_a_dead_letter_can_be_put_back(database_url: str):
         assert await end_of(worker, "a") == (1, True, None)
         assert await worker.replay("a") is False
         assert (await worker.overview())["failed"] == []
-
-
-def test_the_cron_route_runs_what_is_due_and_says_so(serve_tree: Callable[..., str]):
-    cron = (Path(__file__).parent.parent / "routes/api/cron/route.py").read_text()
-    url = serve_tree(
-        {
-            "api/cron/route.py": cron,
-            "late/route.py": "from starlette.responses import Response\n"
-            "async def POST(request):\n"
-            "    await request.state['worker'].db.write(('UPDATE house_job SET run_at = 0', ()))\n"
-            "    return Response()\n",
-            "../jobs/note.py": "schedule = '0 0 1 1 *'\ndef run(job): ...\n",
-        }
-    )
-    headers = {"X-Cron-Secret": SECRET}
-    assert httpx.get(f"{url}/api/cron", headers=headers, trust_env=False).json()["data"] == {"jobs": {}}
-    httpx.post(f"{url}/late", trust_env=False)
-    assert httpx.head(f"{url}/api/cron", headers=headers, trust_env=False).status_code == 200
-    [(id, state)] = httpx.get(f"{url}/api/cron", headers=headers, trust_env=False).json()["data"]["jobs"].items()
-    assert (id.startswith("cron:note:"), state) == (True, "done")
-
-
-def test_a_monitor_sees_health_and_jobs(serve: Callable[..., str]):
-    url = serve()
-    response = httpx.get(f"{url}/api/health", trust_env=False)
-    assert (response.status_code, response.json()) == (200, {"success": True, "data": "ok"})
-    data = httpx.get(f"{url}/api/jobs", headers={"X-Cron-Secret": SECRET}, trust_env=False).json()["data"]
-    assert data["next"]["forget_conversations"] > 0
-    assert (data["due"], data["running"], data["failed"]) == ([], [], [])
 
 
 def test_a_server_that_stops_hands_its_running_job_back(tmp_path: Path):
