@@ -119,7 +119,18 @@ def clone(tmp_path: Path) -> Project:
 
 
 def copy_of_the_project(copy: Path, *without: str) -> Project:
-    skip = (".venv", ".git", ".env", ".env.local", "data", "build", "__pycache__", ".*_cache", ".hypothesis")
+    skip = (
+        ".venv",
+        "node_modules",
+        ".git",
+        ".env",
+        ".env.local",
+        "data",
+        "build",
+        "__pycache__",
+        ".*_cache",
+        ".hypothesis",
+    )
     here = [str(HERE / name) for name in without]
 
     def ignored(folder: str, names: list[str]) -> set[str]:

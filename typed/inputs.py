@@ -36,6 +36,11 @@ class Schemas(GenerateJsonSchema):
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        """In an answer, a field with a default is always there."""
+        written = self.mode == "serialization" and field["type"] != "typed-dict-field"
+        return "serialization_exclude_if" not in field if written else super().field_is_required(field, total)
+
 
 class Input:
     """One parameter of a handler: the type that checks it, made ready once."""

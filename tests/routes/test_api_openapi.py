@@ -22,9 +22,9 @@ def test_it_is_closed_unless_the_setting_opens_it(serve: Serve):
     assert httpx.get(f"{serve(openapi='open')}/api/openapi.json").status_code == 200
 
 
-def test_the_command_prints_the_same_document(serve: Serve, project: Project):
+def test_the_command_prints_the_same_document(serve: Serve, clone: Project):
     printed = subprocess.run(
-        [PYTHON, "-m", "app", "openapi"], cwd=project, env={"PATH": ""}, capture_output=True, text=True, check=True
+        [PYTHON, "-m", "app", "openapi"], cwd=clone, env={"PATH": ""}, capture_output=True, text=True, check=True
     )
     served = httpx.get(f"{serve(openapi='open')}/api/openapi.json").json()
     assert json.loads(printed.stdout) == served
