@@ -144,7 +144,6 @@ async def reused(request: Request, exc: Exception) -> Response:
 
 async def model_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, LLMError)
-    logger.warning("model: %s (%s)%s", exc, describe(exc.__cause__), exc.fix and f" {exc.fix}")
     if isinstance(exc, RateLimited):
         return JSONResponse({"error": str(exc)}, 503, {"Retry-After": str(math.ceil(exc.retry_after or 10))})
     return JSONResponse({"error": str(exc)}, 504 if isinstance(exc, Silent) else 502)
@@ -166,12 +165,6 @@ HANDLERS: Mapping[Any, Any] = {
     LLMError: model_error,
     Exception: server_error,  # raised again after it is answered: the server logs the traceback
 }
-
-
-def describe(exc: BaseException | None) -> str:
-    """Name an exception for the log, without a provider's text: it may repeat what was sent."""
-    status = getattr(exc, "status_code", None)
-    return type(exc).__name__ + (f" {status}" if status else "") if exc else "no more is known"
 
 
 # What servers import: `app` for production, `dev` for make dev.

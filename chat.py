@@ -15,9 +15,9 @@ from uuid import uuid4
 import anyio
 
 from auth import Who, place
-from completion import Read
 from db import Row
 from errors import BadRequest
+from llm import Read
 from sse import EventStream
 from state import State
 from store import STALE, Question, Turn
@@ -129,7 +129,7 @@ LONGEST = 200  # characters of a channel, an owner, or an id: they are keys of t
 FIELDS = ("message", "conversationId", "model", "channel", "channelId", "messageId")
 
 
-def read_question(who: Who, body: Any, models: Mapping[str, str]) -> Question:
+def read_question(who: Who, body: Any, models: Mapping[str, object]) -> Question:
     """Check the body of POST /api/chat, and that who asks may. Raises `BadRequest` with every field that is wrong.
 
     Fields that it does not know are left alone.
@@ -174,7 +174,7 @@ def read_place(who: Who, query: Mapping[str, str]) -> tuple[str, str | None, boo
     return *place(who, found.get("channel", "web"), found.get("channelId"), several=everybody), everybody
 
 
-def what_is_wrong(name: str, value: object, models: Mapping[str, str]) -> str | None:
+def what_is_wrong(name: str, value: object, models: Mapping[str, object]) -> str | None:
     if not isinstance(value, str) or not value.strip():
         return "must be a non-empty string"
     if name == "model" and value not in models:

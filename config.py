@@ -6,6 +6,7 @@ variable, its name in capitals. docs/settings.md and .env.example list them all;
 
 import base64
 import io
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -40,7 +41,11 @@ def seconds(value: str) -> float:
 
 def url(value: str) -> str:
     if not re.fullmatch(r"https?://([^/?#\s\[\]]+|\[[0-9a-fA-F:.]+\](:[0-9]+)?)(/[^?#\s]*)?", value):
-        raise ValueError("a URL is wanted, such as http://localhost:11434/v1")
+        raise ValueError("a URL is required, such as http://localhost:11434/v1")
+    host = value.split("/")[2].rpartition("@")[2]
+    port = re.search(r":([^:\]]*)$", host)
+    if port and not (re.fullmatch("[0-9]{1,5}", port[1], re.A) and 0 < int(port[1]) < 65_536):
+        raise ValueError("the port must be a number from 1 to 65535, as in http://localhost:11434/v1")
     return value.rstrip("/")
 
 
@@ -79,7 +84,7 @@ def database_url(value: str) -> str:
 
 def token(value: str) -> str:
     if not re.fullmatch("[!-~]+", value):
-        raise ValueError("a token of visible ASCII characters is wanted")
+        raise ValueError("a token of visible ASCII characters is required, without blanks and line ends")
     return value
 
 
@@ -95,6 +100,48 @@ def signing_secret(value: str) -> str:
     return value
 
 
+def names_in(value: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in value.split(","))
+
+
+def model_names(value: str) -> str:
+    if not value.isprintable() or not all(names_in(value)):
+        raise ValueError("the name of a model is required, or several with commas between them: first,second")
+    return value
+
+
+def json_object(value: str, example: str) -> dict[str, Any]:
+    def refuse(constant: str) -> Any:
+        raise ValueError
+
+    try:
+        found = json.loads(value, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON object is required, such as {example}")
+    return found  # pyright: ignore[reportUnknownVariableType] - JSON
+
+
+def model_options(value: str) -> dict[str, Any]:
+    found = json_object(value, '{"temperature": 0.2}')
+    if taken := found.keys() & {"messages", "model", "stream"}:
+        raise ValueError(f"{', '.join(sorted(taken))} cannot be set here: the app sets it")
+    return found
+
+
+def headers(value: str) -> dict[str, str]:
+    found = json_object(value, '{"X-Team": "blue"}')
+    for name, text in found.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ValueError("the name of a header has letters, digits and - only")
+        if name.lower() in ("content-length", "content-type", "transfer-encoding", "connection", "host"):
+            raise ValueError(f"{name} cannot be set here: the app sets it")
+        if not isinstance(text, str) or not re.fullmatch("[!-~]([ -~]*[!-~])?", text):
+            raise ValueError(f"the value of {name} must be a string of visible ASCII characters")
+    return found
+
+
 def setting(default: object, parse: Callable[[str], object] = str, *, hidden: bool = False) -> Any:
     return field(default=default, metadata={"parse": parse, "hidden": hidden})
 
@@ -105,10 +152,13 @@ class Config:
 
     webchat_token: str | None = setting(None, secret, hidden=True)
     cron_secret: str | None = setting(None, secret, hidden=True)
-    openai_api_key: str | None = setting(None, hidden=True)
+    openai_api_key: str | None = setting(None, token, hidden=True)
     openai_base_url: str | None = setting(None, url)
-    model_smart: str = setting("gpt-5.5")
-    model_fast: str = setting("gpt-5.4-mini")
+    openai_headers: Mapping[str, str] | None = setting(None, headers, hidden=True)
+    model_smart: str = setting("gpt-5.5", model_names)
+    model_fast: str = setting("gpt-5.4-mini", model_names)
+    model_smart_options: Mapping[str, Any] | None = setting(None, model_options)
+    model_fast_options: Mapping[str, Any] | None = setting(None, model_options)
     routes_dir: Path = setting(ROUTES, folder)
     log_level: str = setting("info", word("debug", "info", "warning", "error"))
     host: str = setting("127.0.0.1")
@@ -136,9 +186,14 @@ class Config:
     whatsapp_api_url: str = setting("https://graph.facebook.com/v24.0", url)
 
     @property
-    def models(self) -> Mapping[str, str]:
-        """The model's name at the provider, by the alias that clients send."""
-        return {"smart": self.model_smart, "fast": self.model_fast}
+    def models(self) -> Mapping[str, tuple[str, ...]]:
+        """The models' names at the provider, by the alias that clients send: the first, and those that step in."""
+        return {"smart": names_in(self.model_smart), "fast": names_in(self.model_fast)}
+
+    @property
+    def model_options(self) -> Mapping[str, Mapping[str, Any]]:
+        """What a request to the model has besides its messages, by alias."""
+        return {"smart": self.model_smart_options or {}, "fast": self.model_fast_options or {}}
 
     @property
     def is_offline(self) -> bool:

@@ -1,56 +1,45 @@
 """Talk to the model: aliases, and `chat_stream(model, messages)`, one round-trip that yields text.
 
 Any server that speaks OpenAI's chat completions will do (https://platform.openai.com/docs/api-reference/chat).
-The `openai` SDK brings authentication, retries, timeouts and error classes; the stream itself is read here, as
+The `openai` SDK brings authentication, timeouts and error classes; the stream itself is read by `model.completion`, as
 bytes, because the SDK builds a pydantic tree for each chunk and calls an answer that was cut off a success.
-With no model configured the same client talks to `offline`, a model server inside this process.
+With no model configured the same client talks to `model.offline`, a model server inside this process.
 """
 
 import contextlib
+import logging
 import re
 import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 
-from completion import BrokenOff, Completion, LLMError, Read
 from config import Config
+from model.completion import Completion, Read
+from model.errors import BrokenOff, LLMError, NotAStream, RateLimited, Refused, Silent
 
 if TYPE_CHECKING:  # 0.5 s and 57 MB to import: it waits until the port is open
     import httpx2
     import openai
 
-MAX_CONNECTIONS = 10_000  # the SDK's 1,000 make the next stream wait up to ten minutes
-MAX_IDLE = 20  # httpx2 asks the system about each idle connection at every request: 200 of them took 5 to 9 ms
-KEEPALIVE = 300.0  # seconds; the default of 5 makes a message after a pause pay for TCP and TLS again
-CONNECT, READ, WRITE = 5.0, 120.0, 30.0  # seconds
-RETRY_AFTER = 2.0  # seconds: the longest Retry-After that is waited out while a client is kept waiting
+__all__ = ["LLM", "BrokenOff", "LLMError", "RateLimited", "Read", "Refused", "Silent"]
+
+READ = 120.0  # seconds that a model may say nothing
+AFTER_THE_END = 1.0  # seconds for what follows a finish_reason: the usage, [DONE], or nothing
+CLOSING = 0.1  # seconds for the last bytes of the body after [DONE], so that the connection can be used again
 
 Message = Mapping[str, str]
 
-
-class Refused(LLMError):
-    """The model server could not be reached, or said no."""
-
-
-class RateLimited(LLMError):
-    """The model server wants us to wait; ``retry_after`` in seconds, where it said so."""
-
-    def __init__(self, message: str, retry_after: float | None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class Silent(LLMError):
-    """The model server took the request and then said nothing for too long."""
+logger = logging.getLogger("llm")
 
 
 class LLM:
-    """The models behind the aliases, and the one client that talks to them.
+    """The models behind the aliases, and the client that talks to them.
 
     The transport is aiohttp where the extra ``fast`` is installed, else httpx2. ``silence`` is how long a model may
     say nothing, in seconds.
@@ -60,17 +49,24 @@ class LLM:
         self.config = config
         self.aiohttp = find_spec("aiohttp") is not None if aiohttp is None else aiohttp  # 40 % less CPU per piece
         self.silence = silence
-        self._client: openai.AsyncOpenAI | None = None
+        self._clients: dict[bool, openai.AsyncOpenAI] = {}
         self._opening = anyio.Lock()
 
-    async def client(self) -> "openai.AsyncOpenAI":
-        """Return the process's client, made at the first call: the import alone takes half a second."""
-        if self._client is None:  # asked first: even a free lock lets every other stream go before
+    async def client(self, reuse: bool = True) -> "openai.AsyncOpenAI":
+        """Return the process's client, made at the first call: the import alone takes half a second.
+
+        Without ``reuse``, the one that uses no connection twice.
+        """
+        if reuse not in self._clients:  # asked first: even a free lock lets every other stream go before
             async with self._opening:
-                if self._client is None:
-                    await anyio.to_thread.run_sync(__import__, "openai.resources.chat")
-                    self._client = make_client(self.config, self.aiohttp, self.silence)
-        return self._client
+                if reuse not in self._clients:
+                    await anyio.to_thread.run_sync(import_module, "openai.resources.chat")
+                    from model.client import make_client
+
+                    self._clients[reuse] = make_client(
+                        self.config, aiohttp=self.aiohttp, silence=self.silence, reuse=reuse
+                    )
+        return self._clients[reuse]
 
     async def warm(self) -> None:
         """Make the client, and open one connection, so that the first message does not wait for either."""
@@ -79,13 +75,13 @@ class LLM:
 
         if self.config.is_offline:
             return
-        options: Any = {"max_retries": 0, "timeout": CONNECT}
+        options: Any = {"timeout": 5.0}
         with contextlib.suppress(Exception):  # whatever is wrong with the server, a chat will say so
             await client.get("/models", cast_to=httpx2.Response, options=options)
 
     async def aclose(self) -> None:
-        if self._client is not None:
-            await self._client.close()
+        for client in self._clients.values():
+            await client.close()
 
     async def chat_stream(self, model: str, messages: Sequence[Message]) -> AsyncGenerator[str]:
         """Yield the model's reply in pieces, as it writes them.
@@ -99,116 +95,122 @@ class LLM:
                     yield text
 
     async def chat_reads(self, model: str, messages: Sequence[Message]) -> AsyncGenerator[Read]:
-        """Yield the same as `Read`s: what arrived together, which can be sent together; the last has a ``finish``."""
-        client = await self.client()
+        """Yield the same as `Read`s: what arrived together, which can be sent together; the last has a ``finish``.
+
+        Where the alias names several models, one that fails before its first piece is followed by the next.
+        """
+        names = self.config.models[model]
+        for name, following in zip(names, (*names[1:], None), strict=True):
+            has_begun = False
+            try:
+                async with aclosing(self._reads(model, name, messages)) as reads:
+                    async for read in reads:
+                        has_begun = True
+                        yield read
+                return
+            except LLMError as exc:
+                goes_on = following is not None and exc.another_may_help and not has_begun
+                told = [str(exc), f"({reason_of(exc)})", self._fix_of(exc, model, name)]
+                if goes_on:
+                    told.append(f"Asking {following}.")
+                logger.warning("model %s (%s): %s", model, name, " ".join(filter(None, told)))
+                if not goes_on:
+                    raise
+
+    async def _reads(self, alias: str, name: str, messages: Sequence[Message]) -> AsyncGenerator[Read]:
         import httpx2
-        import openai
 
         completion = Completion()
-        try:
-            # messages go in extra_body: as an argument each would be validated, 130 us apiece on the event loop
-            async with (
-                client.chat.completions.with_streaming_response.create(
-                    model=self.config.models[model],
-                    messages=[],
-                    stream=True,
-                    extra_body={"messages": list(messages)},
-                    extra_headers={"Accept-Encoding": "identity"},  # so that nothing on the way gathers pieces
-                ) as response,
-                aclosing(body_of(response.http_response)) as chunks,
-            ):
+        async with AsyncExitStack() as stack:
+            response = await self._ask(stack, alias, name, messages)
+            chunks = await stack.enter_async_context(aclosing(body_of(response)))
+            try:
                 async for chunk in chunks:
-                    pieces, failure = completion.take(chunk)
-                    if pieces:
-                        yield Read(pieces, [])
-                    if failure:
-                        raise failure
-                    if completion.is_done:
+                    if (read := completion.take(chunk)) is not None:
+                        yield read
+                    if completion.is_done or completion.finish:
                         break
-                last, failure = completion.end()
-                yield last
-                if failure:
-                    raise failure
-                with anyio.move_on_after(0.1), contextlib.suppress(Exception):  # to its very end: the connection
-                    async for _ in chunks:  # can be used again
-                        pass
-        except openai.RateLimitError as exc:
-            wait = seconds_of(exc.response.headers.get("retry-after"))
-            raise RateLimited("The model is busy. Try again later.", wait) from exc
-        except openai.APITimeoutError as exc:
-            if not is_timeout(exc):
-                raise Refused("The model cannot be reached.") from exc
-            raise Silent("The model did not answer in time.") from exc
-        except openai.APIStatusError as exc:
-            raise refused(exc, model, self.config) from exc
-        except openai.APIConnectionError as exc:
-            raise Refused("The model cannot be reached.") from exc
-        except httpx2.TimeoutException as exc:
-            if not is_timeout(exc):
+                async for chunk in after_the_end(chunks, completion):
+                    if (read := completion.take(chunk)) is not None:
+                        yield read
+            except httpx2.TimeoutException as exc:
+                raise Silent("The model stopped answering.") from exc
+            except (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream) as exc:
                 raise BrokenOff("The model broke off its answer.") from exc
-            raise Silent("The model stopped answering.") from exc
-        except (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream) as exc:
-            raise BrokenOff("The model broke off its answer.") from exc
+            yield completion.end()
+            if isinstance(completion.failure, NotAStream):
+                completion.failure.why = f"content-type {word_of(response.headers.get('content-type'))}"
+            if completion.failure:
+                raise completion.failure
+            with anyio.move_on_after(CLOSING), contextlib.suppress(Exception):
+                async for _ in chunks:
+                    pass
+
+    async def _ask(
+        self, stack: AsyncExitStack, alias: str, name: str, messages: Sequence[Message]
+    ) -> "httpx2.Response":
+        """Send the request; one that failed in a way that may pass is sent once more. Raises `LLMError`."""
+        body = {"messages": list(messages), **self.config.model_options[alias]}
+        for is_first in (True, False):  # the second time on a fresh connection: more than one of the pool may be stale
+            client = await self.client(reuse=is_first)
+            # messages go in extra_body: as an argument each would be validated, 130 us apiece on the event loop
+            request = client.chat.completions.with_streaming_response.create(
+                model=name,
+                messages=[],
+                stream=True,
+                extra_body=body,
+                extra_headers={"Accept-Encoding": "identity"},  # so that nothing on the way gathers pieces
+            )
+            try:
+                return (await stack.enter_async_context(request)).http_response
+            except Exception as exc:
+                error = exc if isinstance(exc, LLMError) else unreachable(exc)
+                if not is_first or error.ask_again_in is None:
+                    raise error from exc.__cause__
+                await anyio.sleep(error.ask_again_in)
+        raise AssertionError("unreachable")
+
+    def _fix_of(self, error: LLMError, alias: str, name: str) -> str:
+        has_key = self.config.openai_api_key is not None
+        key = "is not one of the server's" if has_key else "is not set, and the server requires one"
+        return error.fix.format(setting=f"MODEL_{alias.upper()}", name=name, key=key)
 
 
-def refused(exc: "openai.APIStatusError", alias: str, config: Config) -> Refused:
-    """Tell the two refusals that a setting causes from the others."""
-    if exc.status_code == 404 or exc.code == "model_not_found":
-        error = Refused(f"The model server does not know the model '{alias}'.")
-        error.fix = (
-            f"MODEL_{alias.upper()} is {config.models[alias]!r}: name a model that the server has. Where it has it, "
-            "fix OPENAI_BASE_URL: the server's address with the path before /chat/completions, often /v1"
-        )
-    else:
-        error = Refused("The model refused the request.")
-    if exc.status_code == 401:
-        wrong = (
-            "is not set, and the server wants one" if config.openai_api_key is None else "is not one of the server's"
-        )
-        error.fix = f"OPENAI_API_KEY {wrong}: set the key that belongs to OPENAI_BASE_URL (unset: to OpenAI)"
-    return error
+def reason_of(error: LLMError) -> str:
+    """Return what the log says of a failure besides its words: never a text of the provider's."""
+    return error.why or (type(error.__cause__).__name__ if error.__cause__ else "no more is known")
 
 
-def is_timeout(exc: BaseException | None) -> bool:
-    """Whether time really ran out: the SDK's aiohttp transport calls a dropped connection a timeout, too."""
-    while exc is not None and not isinstance(exc, TimeoutError):
-        exc = exc.__cause__ or exc.__context__
-    return exc is not None
-
-
-def make_client(config: Config, aiohttp: bool, silence: float) -> "openai.AsyncOpenAI":
-    """Build the client for the configured server, or for the offline model inside this process."""
+def unreachable(exc: Exception) -> LLMError:
+    """Return what it means that no answer came. Raises the exception where it is no failure of the network."""
     import httpx2
     import openai
 
-    async def dont_wait_long(response: httpx2.Response) -> None:
-        wait = seconds_of(response.headers.get("retry-after"))
-        if wait is not None and wait > RETRY_AFTER:
-            response.headers["x-should-retry"] = "false"  # the SDK heeds it: the client is told to wait instead
-
-    options: dict[str, Any] = {
-        "limits": httpx2.Limits(
-            max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_IDLE, keepalive_expiry=KEEPALIVE
-        ),
-        "timeout": httpx2.Timeout(connect=CONNECT, pool=CONNECT, read=silence, write=WRITE),
-        "event_hooks": {"response": [dont_wait_long]},
-    }
-    if config.is_offline:
-        from offline import Offline
-
-        options["transport"] = Offline()
-    return openai.AsyncOpenAI(
-        api_key=config.openai_api_key or "none",  # a local server wants no key, but the SDK does
-        base_url=config.openai_base_url or "https://api.openai.com/v1",
-        http_client=(openai.DefaultAioHttpClient if aiohttp else openai.DefaultAsyncHttpxClient)(**options),
-        timeout=options["timeout"],
-        max_retries=1,
-    )
+    if not isinstance(exc, openai.APIConnectionError):
+        raise exc
+    error: LLMError
+    if isinstance(exc.__cause__, httpx2.ReadTimeout | httpx2.WriteTimeout):
+        error = Silent("The model did not answer in time.")
+    elif isinstance(exc.__cause__, httpx2.TimeoutException):
+        error = Silent("The model server cannot be reached in time.")
+        error.ask_again_in = 0.0
+    else:
+        error = Refused("The model cannot be reached.")
+        error.ask_again_in = 0.5 if isinstance(exc.__cause__, httpx2.ConnectError) else 0.0  # else a stale connection
+    error.another_may_help = isinstance(exc.__cause__, httpx2.ReadTimeout)
+    return error
 
 
-def seconds_of(retry_after: str | None) -> float | None:
-    """Read a Retry-After header that gives seconds (RFC 9110 10.2.3); a date or nonsense is None."""
-    return float(retry_after) if retry_after and re.fullmatch(r"[0-9]{1,6}(\.[0-9]+)?", retry_after) else None
+async def after_the_end(chunks: AsyncGenerator[bytes], completion: Completion) -> AsyncGenerator[bytes]:
+    """Yield what follows a ``finish_reason`` for about a second: the usage, [DONE], or nothing. No failure counts."""
+    ends_at = anyio.current_time() + AFTER_THE_END
+    while completion.finish and not completion.is_done:
+        chunk = b""
+        with anyio.move_on_at(ends_at), contextlib.suppress(Exception):
+            chunk = await anext(chunks, b"")
+        if not chunk:
+            return
+        yield chunk
 
 
 def body_of(response: "httpx2.Response") -> AsyncGenerator[bytes]:
@@ -217,3 +219,9 @@ def body_of(response: "httpx2.Response") -> AsyncGenerator[bytes]:
         return response.aiter_bytes()
     stream: Any = response.stream  # as aiter_raw() gives it, without counting each chunk on the way
     return stream.__aiter__()
+
+
+def word_of(value: str | None) -> str:
+    """Return a content type for the log: what is no plain word is the server's own text."""
+    word = (value or "").partition(";")[0].strip()
+    return word if re.fullmatch(r"[\w.+/-]{1,80}", word, re.A) else "unknown"

@@ -98,7 +98,7 @@ def test_a_client_that_does_not_read_is_noticed_when_it_leaves(relay: Relay, mod
         nonlocal sent
         await exchange.head()
         while not exchange.left.is_set():
-            await exchange.delta("x" * 10_000)
+            await exchange.delta("👋" * 1_000)  # twelve bytes each on the way to the client
             sent += 1
 
     model.answer = flood
