@@ -46,13 +46,13 @@ def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[State]:
-        async with open_state(config, jobs, channels, llm) as state:
+        async with open_state(config, loaded.jobs, loaded.channels, llm, loaded.register) as state:
             yield state
 
-    routes, jobs, channels = load(config)
+    loaded = load(config)
     app = App(exception_handlers=HANDLERS)
     app.max_body_bytes = config.max_body_bytes
-    app.router = FrontRouter(routes, public=config.routes_dir.parent / "public", lifespan=lifespan)
+    app.router = FrontRouter(loaded.routes, public=config.routes_dir.parent / "public", lifespan=lifespan)
     app.state.config = config
     return app
 

@@ -245,7 +245,7 @@ class Modules:
         for name in [name for name in sys.modules if name == self.name or name.startswith(f"{self.name}.")]:
             del sys.modules[name]  # an earlier load: its helpers may have changed since
 
-    def load(self, file: Path) -> ModuleType:
+    def load(self, file: Path, shown: str | None = None) -> ModuleType:
         """Execute a file afresh. Raises what it raises, with a note that names it, and forgets it again."""
         name = f"{self._package(file.parent)}.{file.stem}"
         spec = importlib.util.spec_from_file_location(name, file)
@@ -257,7 +257,7 @@ class Modules:
             spec.loader.exec_module(module)
         except BaseException as exc:
             sys.modules.pop(name, None)
-            exc.add_note(f"while loading {_shown(self.root, file)}")
+            exc.add_note(f"while loading {shown or _shown(self.root, file)}")
             if isinstance(exc, ModuleNotFoundError) and is_missing(exc.name):
                 exc.add_note(
                     f"No package that is installed has {exc.name!r}. Add the one that does to the dependencies in "
@@ -306,6 +306,20 @@ def load_files(root: Path, read: Callable[[str, str, Mapping[str, Any]], T]) -> 
             problems.append(RouteError(f"{shown}: {exc}"))
     raise_together(problems, root)
     return files
+
+
+def load_beside(file: Path, read: Callable[[Mapping[str, Any]], T]) -> T | None:
+    """Load one file that stands beside the folders, such as instrumentation.py; None where there is none.
+
+    ``read(found)`` makes what is needed of what it defines, and raises `ValueError` with the fix.
+    """
+    if not file.is_file():
+        return None
+    found = vars(Modules(file.parent).load(file, file.name))
+    try:
+        return read(found)
+    except ValueError as exc:
+        raise RouteError(f"{file.name}: {exc}") from None
 
 
 def is_missing(name: str | None) -> bool:

@@ -6,15 +6,17 @@ The server and the commands share it, so that what stops the one is what the oth
 import logging
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO, TypeVar, cast
+from typing import NamedTuple, TextIO, TypeVar, cast
 
 from config import HERE, Config, ConfigError, load_config, read_env
 from loader import RouteError, load_routes, raise_together
 from router import Route
+from state import Register, load_register
 from webhooks import Channel, load_channels
 from worker import JobFile, load_jobs
 
@@ -44,8 +46,17 @@ def set_up_logging(level: str) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
-def load(config: Config) -> tuple[list[Route], dict[str, JobFile], dict[str, Channel]]:
-    """Load the routes, the jobs and the channels. Their problems are raised together, each as its loader says."""
+class Loaded(NamedTuple):
+    """What the team's files define."""
+
+    routes: list[Route]
+    jobs: dict[str, JobFile]
+    channels: dict[str, Channel]
+    register: Register | None  # of instrumentation.py
+
+
+def load(config: Config) -> Loaded:
+    """Load the team's files. Their problems are raised together, each as its loader says."""
     problems: list[Exception] = []
 
     def attempt(loader: Callable[[Path], T], folder: Path, nothing: T) -> T:
@@ -55,11 +66,15 @@ def load(config: Config) -> tuple[list[Route], dict[str, JobFile], dict[str, Cha
             problems.extend(each(exc))
             return nothing
 
-    routes = attempt(load_routes, config.routes_dir, list[Route]())
-    jobs = attempt(load_jobs, config.routes_dir.parent / "jobs", dict[str, JobFile]())
-    channels = attempt(load_channels, config.routes_dir.parent / "channels", dict[str, Channel]())
+    beside = config.routes_dir.parent
+    loaded = Loaded(
+        attempt(load_routes, config.routes_dir, list[Route]()),
+        attempt(load_jobs, beside / "jobs", dict[str, JobFile]()),
+        attempt(load_channels, beside / "channels", dict[str, Channel]()),
+        attempt(load_register, beside, None),
+    )
     raise_together(problems)
-    return routes, jobs, channels
+    return loaded
 
 
 def each(exc: Exception) -> list[Exception]:
@@ -86,10 +101,14 @@ def from_their_code(exc: BaseException) -> TracebackType | None:
 
 
 def is_ours(file: str) -> bool:
-    return file.startswith("<frozen importlib") or file in LOADING
+    return file.startswith(("<frozen importlib", *LIBRARIES)) or file in LOADING
 
 
-LOADING = {__file__, *(str(HERE / f"{name}.py") for name in ("app", "cli/commands", "loader", "webhooks", "worker"))}
+LOADING = {
+    __file__,
+    *(str(HERE / f"{name}.py") for name in ("app", "cli/commands", "loader", "state", "webhooks", "worker")),
+}
+LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})  # by way of which we came
 
 
 def report(exc: BaseException) -> None:

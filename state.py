@@ -1,10 +1,12 @@
 """What lives as long as the app: handlers find it in `request.state`, typed as `Request[State]`."""
 
 import gc
+import inspect
 import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypedDict
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, TypedDict, cast
 
 import anyio
 import httpx
@@ -12,6 +14,7 @@ import httpx
 from config import Config
 from db import Database, database
 from llm import LLM
+from loader import RouteError, load_beside
 from sse import draining
 from store import Store
 from webhooks import Channel
@@ -35,12 +38,16 @@ class State(TypedDict):
     streams: anyio.CapacityLimiter
 
 
+Register = Callable[[State], object]  # an async context manager, if it is right: it yields a mapping, or None
+
+
 @asynccontextmanager
 async def open_state(
     config: Config,
     jobs: Mapping[str, JobFile] | None = None,
     channels: Mapping[str, Channel] | None = None,
     llm: LLM | None = None,
+    register: Register | None = None,
 ) -> AsyncGenerator[State]:
     """Open what the app needs, and close it again in the reverse order. Raises `ConfigError`."""
     async with AsyncExitStack() as stack:
@@ -64,6 +71,8 @@ async def open_state(
             streams=anyio.CapacityLimiter(config.chat_max_streams),
         )
         worker.state = state
+        if register is not None:  # before a job runs, and closed after the last one
+            await stack.enter_async_context(registered(register, state))
         works = await stack.enter_async_context(anyio.create_task_group())
         works.start_soon(worker.serve)
         stack.callback(worker.stop)
@@ -74,6 +83,60 @@ async def open_state(
             tasks.start_soon(tick_every, worker, config.cron_interval)
         stack.callback(tasks.cancel_scope.cancel)
         yield state
+
+
+def load_register(folder: Path) -> Register | None:
+    """Return `register` of the instrumentation.py in a folder, or None. Raises what `load_beside` raises."""
+    return load_beside(folder / "instrumentation.py", read_register)
+
+
+def read_register(found: Mapping[str, Any]) -> Register:
+    register = found.get("register")
+    fix = "Write: @asynccontextmanager async def register(state): ... yield {'pool': pool}."
+    if not callable(register):
+        raise ValueError(f"has no function 'register'. {fix}")
+    try:
+        inspect.signature(register).bind(None)
+    except TypeError:
+        raise ValueError(f"register{inspect.signature(register)} is called with the state alone. {fix}") from None
+    if inspect.isasyncgenfunction(register):  # written without the decorator
+        return asynccontextmanager(register)
+    if inspect.iscoroutinefunction(register):  # as in Next.js: nothing to close
+
+        @asynccontextmanager
+        async def once(state: State) -> AsyncGenerator[object]:
+            yield await register(state)
+
+        return once
+    return register
+
+
+@asynccontextmanager
+async def registered(register: Register, state: State) -> AsyncGenerator[None]:
+    """Run a team's `register` around the app. What it yields, or puts into the state, is found in `request.state`."""
+    ours = dict(state)
+    opened: object = register(state)
+    if not isinstance(opened, AbstractAsyncContextManager):
+        raise RouteError(
+            f"instrumentation.py: register returned {type(opened).__name__}, not an async context manager. Put "
+            "@asynccontextmanager above it, and make it an async def that yields once."
+        )
+    async with AsyncExitStack() as stack:
+        try:
+            found = await stack.enter_async_context(cast("AbstractAsyncContextManager[object]", opened))
+        except Exception as exc:
+            exc.add_note("while running register of instrumentation.py")
+            raise
+        if found is not None and not isinstance(found, Mapping):
+            raise RouteError(
+                f"instrumentation.py: register yields {type(found).__name__}. Yield a dict, such as {{'pool': pool}}, "
+                "whose names are then in request.state; or nothing."
+            )
+        given = {**state, **cast("Mapping[str, Any]", found or {})}
+        if taken := [name for name, value in ours.items() if given.get(name) is not value]:
+            raise RouteError(f"instrumentation.py: state[{taken[0]!r}] is the app's own. Choose another name.")
+        state.update(given)  # pyright: ignore[reportArgumentType, reportCallIssue] - with the team's own names
+        yield
 
 
 async def warm_up(llm: LLM) -> None:

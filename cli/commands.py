@@ -174,10 +174,10 @@ def check(given: argparse.Namespace) -> int:
     counts = ""
     if not any(str(exc).startswith("ROUTES_DIR:") for exc in wrong):
         try:
-            routes, jobs, channels = load(config)
+            loaded = load(config)
             counts = ", ".join(
                 f"{len(found)} {word}{'' if len(found) == 1 else 's'}"
-                for word, found in (("route", routes), ("job", jobs), ("channel", channels))
+                for word, found in (("route", loaded.routes), ("job", loaded.jobs), ("channel", loaded.channels))
             )
         except Exception as exc:
             problems += each(exc)

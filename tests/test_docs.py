@@ -35,6 +35,7 @@ FOREIGN = {
     "GITHUB_SECRET",  # an example's own
     "SHOP_NAME",  # the same
     "SHOP_SECRET",  # the same
+    "STOCK_URL",  # the same
     "NEXT_PUBLIC_",  # Next.js's
 }
 

@@ -14,8 +14,8 @@ HERE = Path(__file__).resolve().parent.parent
 FLOORS = [
     {"app"},
     {"cli"},
-    {"chat"},
-    {"state", "startup"},
+    {"chat", "startup"},
+    {"state"},
     {"webhooks"},
     {"llm", "sse", "store", "worker"},
     {"model", "db"},
