@@ -1,6 +1,10 @@
 """Write a route.py that answers, for a path as its folder is written: `python -m app new '/users/[id]'`."""
 
 import json
+import keyword
+import re
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 
 from loader import (
@@ -20,25 +24,29 @@ WIDTH = 120  # of a line, as in pyproject.toml
 
 TEMPLATE = '''"""GET TITLE: say here what it answers."""
 
-from starlette.requests import Request
-from starlette.responses import Response
+IMPORTfrom starlette.requests import Request
+from typing_extensions import TypedDict
 
 from auth import requires, service
 from jsonresponse import JSONResponse
 from state import State
 
+TYPE
 
 @requires(service)  # the token of /api/chat; without this line everybody is answered
-async def GET(request: Request[State]) -> Response:
-    BODY
+async def GET(TAKEN) -> JSONResponse[NAME]:
+    return JSONResponse(VALUE)
 
 
-# Other verbs stand beside it: HEAD, POST, PUT, PATCH, DELETE, OPTIONS. docs/routing.md tells what a handler may do.
+# Other verbs stand beside it: HEAD, POST, PUT, PATCH, DELETE, OPTIONS. docs/typed.md tells what a handler may take.
+#
+# class New(TypedDict):
+#     name: str  # what does not fit is 400, with the field and what it must be
+#
 #
 # @requires(service)
-# async def POST(request: Request[State]) -> Response:
-#     body = await request.json()  # 400 where it is not JSON
-#     return JSONResponse({"received": body}, 201)
+# async def POST(request: Request[State], body: New) -> JSONResponse[New]:
+#     return JSONResponse(body, 201)
 '''
 
 
@@ -100,17 +108,45 @@ def example(route: Route) -> str:
 def source(route: Route) -> str:
     """The text of the new file."""
     title = route.path.replace("\\", "\\\\").replace('"', '\\"')
-    names = [segment.text for segment in route.segments if segment.rank]
-    optional = bool(route.segments) and route.segments[-1].rank == 3
-    values = [f"request.path_params[{quoted(name)}]" for name in names]
-    if optional:
-        values[-1] = f"request.path_params.get({quoted(names[-1])}, [])"
-    pairs = [f"{quoted(name)}: {value}" for name, value in zip(names, values, strict=True)] or ['"hello": "world"']
-    body = f"    return JSONResponse({{{', '.join(pairs)}}})"
-    if len(body) > WIDTH:
-        lines = "".join(f"            {pair},\n" for pair in pairs)
-        body = f"    return JSONResponse(\n        {{\n{lines}        }}\n    )"
-    return TEMPLATE.replace("TITLE", title).replace("    BODY", body)
+    fields = {s.text: ("", "str", "list[str]", "NotRequired[list[str]]")[s.rank] for s in route.segments if s.rank}
+    name, taken, value = "Params", "request: Request[State], params: Params", "params"
+    if not fields:
+        fields = {"hello": "str"}
+        name, taken, value = "Greeting", "request: Request[State]", '{"hello": "world"}'
+    words = {
+        "TITLE": title,
+        "IMPORT": "from typing import NotRequired\n\n" if "NotRequired[list[str]]" in fields.values() else "",
+        "TYPE": typed_dict(name, fields),
+        "TAKEN": taken,
+        "NAME": name,
+        "VALUE": value,
+    }
+    return re.sub("|".join(words), lambda found: words[found[0]], TEMPLATE)
+
+
+def typed_dict(name: str, fields: Mapping[str, str]) -> str:
+    """A TypedDict as ruff formats it: a class, unless a field has a name that is none in Python."""
+    if all(is_name(field) for field in fields):
+        note = (
+            "  # an int is converted, and anything else is 404" if "str" in fields.values() and name == "Params" else ""
+        )
+        lines = [f"    {field}: {kind}" for field, kind in fields.items()]
+        return "\n".join(
+            ["", f"class {name}(TypedDict):", lines[0] + note * (lines[0].endswith(": str")), *lines[1:], ""]
+        )
+    pairs = [f"{quoted(field)}: {kind}" for field, kind in fields.items()]
+    line = f'{name} = TypedDict("{name}", {{{", ".join(pairs)}}})\n'
+    if len(line) <= WIDTH:
+        return line
+    return "\n".join(
+        [f"{name} = TypedDict(", f'    "{name}",', "    {", *[f"        {pair}," for pair in pairs], "    },", ")", ""]
+    )
+
+
+def is_name(text: str) -> bool:
+    """Whether a field of a class may be called this, and is called no other."""
+    plain = text.isidentifier() and not keyword.iskeyword(text) and not text.startswith("__")
+    return plain and unicodedata.normalize("NFKC", text) == text
 
 
 def quoted(name: str) -> str:

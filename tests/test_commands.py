@@ -210,7 +210,7 @@ def test_a_new_route_answers_at_the_url_that_is_printed(
 def test_a_new_catch_all_that_may_be_absent_answers_without_it_too(tree: Path, serve: Serve, bearer: dict[str, str]):
     assert main(["new", "/shop/[[...slug]]"]) == 0
     url = serve(routes_dir=tree)
-    assert httpx.get(f"{url}/shop", headers=bearer, trust_env=False).json() == {"slug": []}
+    assert httpx.get(f"{url}/shop", headers=bearer, trust_env=False).json() == {}
 
 
 def test_a_new_route_without_a_token_in_the_settings_says_where_one_comes_from(project: Project):
