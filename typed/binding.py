@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from starlette.concurrency import run_in_threadpool
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 Handler = Callable[..., Any]  # to a Response, or to an awaitable of one
 Check = Callable[[Request], Any]  # plain or async; raises what is answered in place of the handler: `Unauthorized`
 Call = Callable[[Request], Awaitable[Any]]
-
-PARAMS_ALONE = [("params", EMPTY, False)]
 
 
 class Bound(NamedTuple):
@@ -63,9 +62,9 @@ def _called(handler: Handler, takes: Takes, inputs: "Mapping[str, Input]") -> Ca
         return handler
     if asynchronous and takes == (False, ()):
         return lambda request: handler()
-    if asynchronous and takes.request and [(t.name, t.annotation, t.by_keyword) for t in takes.others] == PARAMS_ALONE:
-        return lambda request: handler(request, request.path_params)
     read = {taken.name: _reader(taken, inputs) for taken in takes.others}
+    if asynchronous and takes.request and len(read) == 1 and not takes.others[0].by_keyword:
+        return _with_one(handler, takes.others[0].name, *read.values())
     names = [name for name in ("params", "query") if name in read]
     places = [taken.name for taken in takes.others if not taken.by_keyword]
     keywords = [taken.name for taken in takes.others if taken.by_keyword]
@@ -88,13 +87,24 @@ def _called(handler: Handler, takes: Takes, inputs: "Mapping[str, Input]") -> Ca
     return call
 
 
+def _with_one(handler: Handler, name: str, read: Callable[[Request], Any]) -> Call:
+    """The usual shapes, without a list or a dictionary for the arguments."""
+    if name != "body":
+        return lambda request: handler(request, read(request))
+
+    async def call(request: Request) -> Any:
+        return await handler(request, await read(request))
+
+    return call
+
+
 def _reader(taken: Taken, inputs: "Mapping[str, Any]") -> Callable[[Request], Any]:
     """How one parameter is read from a request: checked, or as it came."""
     if taken.name in inputs:
         return inputs[taken.name].read
     as_it_came: Mapping[str, Callable[[Request], Any]] = {
-        "params": lambda request: request.path_params,
-        "query": lambda request: request.query_params,
+        "params": attrgetter("path_params"),
+        "query": attrgetter("query_params"),
         "body": lambda request: request.json(),
     }
     return as_it_came[taken.name]
