@@ -34,7 +34,7 @@ from jsonresponse import JSONResponse
 from llm import LLM, LLMError, RateLimited, Silent
 from requestlog import LoggedApp
 from router import Router
-from startup import load, message_of, read_settings, report, set_up_logging
+from startup import load, message_of, read_settings, report, set_up_logging, what_is_closed, what_is_open, what_is_weak
 from state import State, open_state
 from store import NotFound, Reused, Running
 
@@ -176,7 +176,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     try:
         config = start()
-        warn_of_closed_doors(config)
+        for words in (*what_is_closed(config), *what_is_weak(config)):
+            logger.warning("%s", words)
+        for words in what_is_open(config):
+            logger.info("%s", words)
         globals()["app"] = app = create_app(config)
     except Exception as exc:
         report(exc)
@@ -207,14 +210,6 @@ def start() -> Config:
     access = logging.getLogger("uvicorn.access")  # our own line says more, and never a query
     access.handlers, access.propagate = [], False
     return config
-
-
-def warn_of_closed_doors(config: Config) -> None:
-    for name, what in (("WEBCHAT_TOKEN", "/api/chat"), ("CRON_SECRET", "/api/cron")):
-        if getattr(config, name.lower()) is None:
-            logger.warning("%s is not set: %s answers 401 to everybody. Set it in the environment or .env", name, what)
-    if config.is_offline:
-        logger.warning("no model is connected, the offline one answers: set OPENAI_API_KEY or OPENAI_BASE_URL")
 
 
 if __name__ == "__main__":

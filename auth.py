@@ -22,6 +22,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from visitors import Refused
+
 
 class Unauthorized(Exception):
     """The request carries no credential, or a wrong one. It never says which."""
@@ -70,6 +72,18 @@ def who_asks(request: Request[Any]) -> Who:
 def service(request: Request[Any]) -> Who | None:
     """A back end of the team's, with ``Authorization: Bearer $WEBCHAT_TOKEN`` (RFC 6750)."""
     return Who("service") if is_secret(bearer(request.headers), request.state["config"].webchat_token) else None
+
+
+async def visitor(request: Request[Any]) -> Who | None:
+    """Somebody whom the team's own sign-in gave a JWT, as bearer token. What it was refused for is in the log alone."""
+    token = bearer(request.headers)
+    if not token:
+        return None
+    try:
+        return Who("visitor", await request.state["visitors"].owner(token))
+    except Refused as exc:
+        request.scope.get("log", {})["refused"] = str(exc)
+        return None
 
 
 def operator(request: Request[Any]) -> Who | None:

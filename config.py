@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,24 @@ def token(value: str) -> str:
     return value
 
 
+def jwt_secret(value: str) -> str:
+    for one in secret(value).split(","):
+        if len(one.encode()) < 32:
+            raise ValueError("at least 32 bytes are required, such as those of: openssl rand -hex 32")
+    return value
+
+
+def jwks_url(value: str) -> str:
+    if not re.fullmatch(r"https?://([^/?#\s\[\]@]+|\[[0-9a-fA-F:.]+\](:[0-9]+)?)/[^#\s]*", value):
+        raise ValueError("a URL is required, such as https://id.example/.well-known/jwks.json")
+    if not find_spec("cryptography"):
+        raise ValueError(
+            "its keys need a package that is not installed. "
+            """Install it: .venv/bin/python -m pip install -c constraints.txt ".[auth]\""""
+        )
+    return value
+
+
 def signing_secret(value: str) -> str:
     for one in secret(value).split(","):
         try:
@@ -152,6 +171,10 @@ class Config:
 
     webchat_token: str | None = setting(None, secret, hidden=True)
     cron_secret: str | None = setting(None, secret, hidden=True)
+    auth_jwt_secret: str | None = setting(None, jwt_secret, hidden=True)
+    auth_jwks_url: str | None = setting(None, jwks_url, hidden=True)
+    auth_audience: str | None = setting(None)
+    auth_issuer: str | None = setting(None)
     openai_api_key: str | None = setting(None, token, hidden=True)
     openai_base_url: str | None = setting(None, url)
     openai_headers: Mapping[str, str] | None = setting(None, headers, hidden=True)
@@ -194,6 +217,11 @@ class Config:
     def model_options(self) -> Mapping[str, Mapping[str, Any]]:
         """What a request to the model has besides its messages, by alias."""
         return {"smart": self.model_smart_options or {}, "fast": self.model_fast_options or {}}
+
+    @property
+    def lets_visitors_in(self) -> bool:
+        """Whether somebody's JWT is a credential."""
+        return self.auth_jwt_secret is not None or self.auth_jwks_url is not None
 
     @property
     def is_offline(self) -> bool:
@@ -244,6 +272,21 @@ def read_config(environ: Mapping[str, str], project: Path = HERE) -> tuple[Confi
             shown = "the value" if entry.metadata["hidden"] else repr(value)
             wrong.add(entry.name)
             problems.append(ConfigError(f"{name}: {shown} cannot be used: {exc}. Mend it in {source}."))
+    if "auth_jwt_secret" in values and "auth_jwks_url" in values:
+        problems.append(
+            ConfigError(
+                "AUTH_JWT_SECRET and AUTH_JWKS_URL are both set, and which of the two fixes the algorithm of a "
+                "visitor's token. Unset one."
+            )
+        )
+    for name in ("auth_audience", "auth_issuer"):
+        if name in values and not {"auth_jwt_secret", "auth_jwks_url"} & {*values, *wrong}:
+            problems.append(
+                ConfigError(
+                    f"{name.upper()} is set, but neither AUTH_JWT_SECRET nor AUTH_JWKS_URL is: no visitor is let in. "
+                    "Set one of them too."
+                )
+            )
     for opens, answers in ANSWERED_WITH.items():
         if opens in values and answers not in {*values, *wrong}:
             problems.append(

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, TextIO, TypeVar, cast
@@ -37,6 +38,49 @@ def share_env() -> None:
     for name in (".env.local", ".env"):
         for key, value in read_env(HERE / name).items():
             os.environ.setdefault(key, value)
+
+
+def what_is_closed(config: Config) -> list[str]:
+    """Say what answers nobody, or not as it should, until a setting is made."""
+    found: list[str] = []
+    if config.webchat_token is None and not config.lets_visitors_in:
+        found.append("WEBCHAT_TOKEN is not set: /api/chat answers 401 to everybody. Set it in the environment or .env")
+    if config.cron_secret is None:
+        found.append("CRON_SECRET is not set: /api/cron answers 401 to everybody. Set it in the environment or .env")
+    if config.is_offline:
+        found.append("no model is connected, the offline one answers: set OPENAI_API_KEY or OPENAI_BASE_URL")
+    return found
+
+
+def what_is_weak(config: Config) -> list[str]:
+    """Say which secrets can be guessed, and what lets in more than it should: by name, never by value."""
+    found: list[str] = []
+    doors = {name: set((getattr(config, name) or "").split(",")) - {""} for name in DOORS}
+    for name, secrets in doors.items():
+        if any(len(secret) < SHORT for secret in secrets):
+            found.append(f"{name.upper()} is shorter than {SHORT} characters and can be guessed: openssl rand -hex 32")
+    for one, other in combinations(doors, 2):
+        if doors[one] & doors[other]:
+            found.append(f"{one.upper()} and {other.upper()} are equal: who has the one can use the other. Change one")
+    if config.auth_jwks_url and not config.auth_audience:
+        found.append("AUTH_AUDIENCE is not set: a token that the signer of AUTH_JWKS_URL made for another app is taken")
+    return found
+
+
+def what_is_open(config: Config) -> list[str]:
+    """Say what a setting opens."""
+    if config.auth_jwt_secret:
+        return ["visitors are let in: AUTH_JWT_SECRET signs their tokens (HS256)"]
+    if config.auth_jwks_url:
+        return ["visitors are let in: the keys of AUTH_JWKS_URL sign their tokens (RS256, ES256, EdDSA)"]
+    return []
+
+
+SHORT = 16
+DOORS = (
+    *("webchat_token", "cron_secret", "auth_jwt_secret", "standard_webhooks_secret", "slack_signing_secret"),
+    *("telegram_webhook_secret", "whatsapp_app_secret", "whatsapp_verify_token"),
+)
 
 
 def set_up_logging(level: str) -> None:

@@ -17,6 +17,7 @@ from llm import LLM
 from loader import RouteError, load_beside
 from sse import draining
 from store import Store
+from visitors import Visitors
 from webhooks import Channel
 from worker import JobFile, Worker
 
@@ -36,6 +37,7 @@ class State(TypedDict):
     channels: Mapping[str, Channel]
     http: httpx.AsyncClient
     streams: anyio.CapacityLimiter
+    visitors: Visitors
 
 
 Register = Callable[[State], object]  # an async context manager, if it is right: it yields a mapping, or None
@@ -69,6 +71,7 @@ async def open_state(
             channels=channels,
             http=http,
             streams=anyio.CapacityLimiter(config.chat_max_streams),
+            visitors=Visitors(config, http),
         )
         worker.state = state
         if register is not None:  # before a job runs, and closed after the last one
@@ -79,6 +82,7 @@ async def open_state(
         # inside of works: a job that is cancelled from outside of its own scope is not handed back
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(warm_up, llm)  # half a second, for which the port need not wait
+        tasks.start_soon(state["visitors"].serve)
         if config.cron_interval:
             tasks.start_soon(tick_every, worker, config.cron_interval)
         stack.callback(tasks.cancel_scope.cancel)

@@ -21,7 +21,8 @@ from cli.scaffold import example, write_route
 from config import HERE, Config, ConfigError, read_config
 from db import database
 from loader import load_routes, raise_together
-from startup import each, load, read_settings, report, set_up_logging, share_env
+from startup import each, load, read_settings, report, set_up_logging, share_env, what_is_weak
+from visitors import sign
 from worker import Worker, load_jobs
 
 PROG = "python -m app"
@@ -31,8 +32,9 @@ COMMANDS = {
     "routes": "list the routes, or everything that is wrong with them",
     "check": "say everything that would stop the start, without starting (lint and types: make check)",
     "new": "write a route.py for a path, in quotes: new '/users/[id]'",
-    "openapi": "print the routes as an OpenAPI 3.1 document, for a file and its differences",
+    "openapi": "print the routes as an OpenAPI 3.1 document",
     "jobs": "list what is due, running and failed; jobs replay ID puts a failed one back",
+    "token": "write a visitor's JWT, to try it: token alice --days 1",
 }
 MORE = """settings come from the environment, then .env.local, then .env; docs/settings.md lists them.
 make dev, make start, make routes and make jobs install what is missing first."""
@@ -79,6 +81,8 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     found = {name: commands.add_parser(name, help=words, description=words) for name, words in COMMANDS.items()}
     found["new"].add_argument("path", metavar="PATH", help="'/docs/[...slug]', '/(site)/about' or 'routes/about'")
+    found["token"].add_argument("name", metavar="NAME", help="whose it is, the token's sub")
+    found["token"].add_argument("--days", type=float, default=1.0, help="how long it is good (default: 1)")
     found["jobs"].usage = f"{PROG} jobs [replay ID]"
     found["jobs"].add_argument("words", nargs="*", metavar="replay ID", help="put a failed job back")
     return parser
@@ -182,6 +186,8 @@ def check(given: argparse.Namespace) -> int:
         except Exception as exc:
             problems += each(exc)
     raise_together(problems)
+    for words in what_is_weak(config):
+        print(f"Warning: {words}", file=sys.stderr)
     print(f"Nothing stops the start: {len(fields(Config))} settings, {counts} are in order")
     return 0
 
@@ -231,6 +237,20 @@ async def run_jobs(config: Config, replay: str | None) -> int:
         await db.aclose()
 
 
+def token(given: argparse.Namespace) -> int:
+    config = read_settings()
+    if config.auth_jwt_secret is None:
+        raise ConfigError(
+            "AUTH_JWT_SECRET is not set, and a token is signed with it. Set it in .env: openssl rand -hex 32"
+            + (". AUTH_JWKS_URL's tokens come from the one who signs them." if config.auth_jwks_url else "")
+        )
+    try:
+        print(sign(config, given.name, given.days * 86_400))
+    except ValueError as exc:
+        return refuse(f"No token can be written: {exc}")
+    return 0
+
+
 RUN: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "dev": dev,
     "start": start,
@@ -239,4 +259,5 @@ RUN: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "check": check,
     "new": new,
     "jobs": jobs,
+    "token": token,
 }

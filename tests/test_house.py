@@ -21,8 +21,9 @@ FLOORS = [
     {"model", "db"},
     {"loader", "openapi"},
     {"router", "requestlog"},
-    {"typed"},
-    {"auth", "config", "errors", "jsonresponse"},
+    {"typed", "auth"},
+    {"visitors"},
+    {"config", "errors", "jsonresponse"},
 ]
 FLOOR = {name: number for number, floor in enumerate(reversed(FLOORS)) for name in floor}
 

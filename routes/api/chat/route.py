@@ -3,13 +3,13 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import requires, service, who_asks
+from auth import requires, service, visitor, who_asks
 from chat import answer, read_question
 from sse import Emit, EventStream
 from state import State
 
 
-@requires(service)
+@requires(service, visitor)
 async def POST(request: Request[State]) -> Response:
     state = request.state
     question = read_question(who_asks(request), await request.json(), state["config"].models)

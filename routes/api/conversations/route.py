@@ -7,7 +7,7 @@ import re
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import operator, requires, service, who_asks
+from auth import operator, requires, service, visitor, who_asks
 from chat import conversation_json, read_place
 from errors import BadRequest
 from jsonresponse import JSONResponse
@@ -17,7 +17,7 @@ LIMIT = 20
 MOST = 100
 
 
-@requires(service, operator)
+@requires(service, visitor, operator)
 async def GET(request: Request[State]) -> Response:
     """Answer ``?channelId=…&limit=20&cursor=…``; ``next`` is the cursor of the next page, or null.
 

@@ -11,14 +11,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import requires, service, who_asks
+from auth import requires, service, visitor, who_asks
 from chat import answer, read_question
 from errors import BadRequest
 from sse import Emit, EventStream
 from state import State
 
 
-@requires(service)
+@requires(service, visitor)
 async def POST(request: Request[State]) -> Response:
     state = request.state
     body = await request.json()

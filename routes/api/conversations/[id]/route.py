@@ -6,7 +6,7 @@ Whose it is stands in ``?channel=web&channelId=…``, as in the question that be
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import operator, requires, service, who_asks
+from auth import operator, requires, service, visitor, who_asks
 from chat import conversation_json, message_json, read_place
 from errors import BadRequest
 from jsonresponse import JSONResponse
@@ -14,14 +14,14 @@ from state import State
 from store import NotFound
 
 
-@requires(service, operator)
+@requires(service, visitor, operator)
 async def GET(request: Request[State]) -> Response:
     row, messages = await request.state["store"].conversation(*await key(request))
     data = conversation_json(row) | {"messages": [message_json(message) for message in messages]}
     return JSONResponse({"success": True, "data": data})
 
 
-@requires(service, operator)
+@requires(service, visitor, operator)
 async def DELETE(request: Request[State]) -> Response:
     id, channel, owner = await key(request)
     await request.state["store"].delete(id, channel, owner)

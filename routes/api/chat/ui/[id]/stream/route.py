@@ -7,10 +7,10 @@ with the request that it belongs to, and what was said until then is in the conv
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import requires, service
+from auth import requires, service, visitor
 from state import State
 
 
-@requires(service)
+@requires(service, visitor)
 async def GET(request: Request[State]) -> Response:
     return Response(status_code=204)
