@@ -196,6 +196,8 @@ class Config:
     openapi: str = setting("closed", word("closed", "open"))
     conversation_days: int | None = setting(None, integer(1, 36_500))
     cron_interval: float | None = setting(None, seconds)
+    jobs_at_once: int = setting(50, integer(1, 1000))
+    jobs_grace: float = setting(5.0, seconds)
     standard_webhooks_secret: str | None = setting(None, signing_secret, hidden=True)
     slack_signing_secret: str | None = setting(None, secret, hidden=True)
     slack_bot_token: str | None = setting(None, token, hidden=True)

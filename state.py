@@ -3,8 +3,13 @@
 import gc
 import inspect
 import logging
-from collections.abc import AsyncGenerator, Callable, Mapping
+import os
+import signal
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -23,6 +28,7 @@ from worker import JobFile, Worker
 
 logger = logging.getLogger("worker")
 
+STOPPING = 30.0  # seconds that a process has to end once something vital has failed
 HTTP_TIMEOUT = 10.0  # seconds, for each of connecting, sending and waiting
 
 
@@ -53,6 +59,8 @@ async def open_state(
 ) -> AsyncGenerator[State]:
     """Open what the app needs, and close it again in the reverse order. Raises `ConfigError`."""
     async with AsyncExitStack() as stack:
+        vital = Vital()
+        stack.callback(vital.end)
         db = database(config.database_url)
         await db.open(config.routes_dir.parent / "migrations")
         stack.push_async_callback(db.aclose)
@@ -61,7 +69,12 @@ async def open_state(
         await stack.enter_async_context(draining(config.shutdown_grace))
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=HTTP_TIMEOUT))
         channels = channels or {}
-        worker = Worker(db, {**(jobs or {}), **{channel.job.name: channel.job for channel in channels.values()}})
+        worker = Worker(
+            db,
+            {**(jobs or {}), **{channel.job.name: channel.job for channel in channels.values()}},
+            at_once=config.jobs_at_once,
+            grace=config.jobs_grace,
+        )
         state = State(
             config=config,
             db=db,
@@ -77,15 +90,16 @@ async def open_state(
         if register is not None:  # before a job runs, and closed after the last one
             await stack.enter_async_context(registered(register, state))
         works = await stack.enter_async_context(anyio.create_task_group())
-        works.start_soon(worker.serve)
+        works.start_soon(vital.run, "the worker", worker.serve)
         stack.callback(worker.stop)
-        # inside of works: a job that is cancelled from outside of its own scope is not handed back
+        # inside of works: the worker is stopped by `stop`, which hands back what runs, and not by a cancellation
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(warm_up, llm)  # half a second, for which the port need not wait
         tasks.start_soon(state["visitors"].serve)
         if config.cron_interval:
-            tasks.start_soon(tick_every, worker, config.cron_interval)
+            tasks.start_soon(vital.run, "the ticks", partial(tick_every, worker, config.cron_interval))
         stack.callback(tasks.cancel_scope.cancel)
+        stack.callback(vital.stop)
         yield state
 
 
@@ -148,7 +162,10 @@ async def warm_up(llm: LLM) -> None:
 
     A full collection walks the 100,000 objects of the imports each time: 50 ms in which no stream gets a word.
     """
-    await llm.warm()
+    try:
+        await llm.warm()
+    except Exception:  # a chat says what is wrong with the model; all else can be served
+        logger.exception("cannot prepare the model's client")
     if not gc.get_freeze_count():  # once in a process
         gc.collect()
         gc.freeze()
@@ -162,3 +179,43 @@ async def tick_every(worker: Worker, interval: float) -> None:
         except Exception:
             logger.exception("a tick failed, the next comes in %s s", interval)
         await anyio.sleep(interval)
+
+
+class Vital:
+    """What the app cannot be without: where it ends unasked, the process ends, so that its supervisor starts it again.
+
+    A server without its worker would take webhooks and never run them, with every light green.
+    """
+
+    def __init__(self) -> None:
+        self.is_stopping = self.has_failed = False
+
+    def stop(self) -> None:
+        """From now on, ends are asked for."""
+        self.is_stopping = True
+
+    async def run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        failure: BaseException | None = None
+        try:
+            await work()
+        except BaseException as exc:
+            failure = exc
+            if self.is_stopping:
+                raise
+        if self.is_stopping:
+            return
+        logger.critical("%s ended unasked: the process stops, with status 1", name, exc_info=failure)
+        self.has_failed = True
+        threading.Thread(target=exit_after, args=(STOPPING,), daemon=True).start()
+        signal.raise_signal(signal.SIGTERM)  # the server finishes what it answers
+
+    def end(self) -> None:
+        """End the process where something vital has failed; everything of the app is closed by now."""
+        if self.has_failed:
+            logging.shutdown()
+            os._exit(1)
+
+
+def exit_after(seconds: float) -> None:
+    time.sleep(seconds)
+    os._exit(1)

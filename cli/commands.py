@@ -15,15 +15,16 @@ from dataclasses import fields
 
 import uvicorn
 
-from chat import iso
 from cli.devserver import run_dev, table, url_of
+from cli.jobs import USAGE, misused, run_jobs
 from cli.scaffold import example, write_route
 from config import HERE, Config, ConfigError, read_config
 from db import database
 from loader import load_routes, raise_together
 from startup import each, load, read_settings, report, set_up_logging, share_env, what_is_weak
 from visitors import sign
-from worker import Worker, load_jobs
+from webhooks import load_channels
+from worker import load_jobs
 
 PROG = "python -m app"
 COMMANDS = {
@@ -33,7 +34,7 @@ COMMANDS = {
     "check": "say everything that would stop the start, without starting (lint and types: make check)",
     "new": "write a route.py for a path, in quotes: new '/users/[id]'",
     "openapi": "print the routes as an OpenAPI 3.1 document",
-    "jobs": "list what is due, running and failed; jobs replay ID puts a failed one back",
+    "jobs": "list what is due, running and failed; jobs run, cancel, replay and delete do something about it",
     "token": "write a visitor's JWT, to try it: token alice --days 1",
 }
 MORE = """settings come from the environment, then .env.local, then .env; docs/settings.md lists them.
@@ -48,12 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if words[0] not in (*COMMANDS, *OPTIONS):
         return refuse(unknown(words[0], COMMANDS))
-    given, rest = parser.parse_known_args(words)
+    if words[0] == "jobs" and not {"-h", "--help"} & set(words):  # its options are words of its actions
+        given, rest = argparse.Namespace(command="jobs", words=words[1:]), []
+    else:
+        given, rest = parser.parse_known_args(words)
     if rest:
         return refuse(unknown(rest[0], ()))
-    if given.command == "jobs" and given.words and (given.words[0] != "replay" or len(given.words) != 2):
-        mend = nearest(given.words[0], ["replay"]) if given.words[0] != "replay" else None
-        return refuse(f"To put a failed job back, write: {PROG} jobs replay ID" + (f" ({mend})" if mend else ""))
+    if given.command == "jobs" and (words_of_use := misused(given.words)):
+        return refuse(words_of_use)
     try:
         code = RUN[given.command](given)
         sys.stdout.flush()
@@ -83,8 +86,10 @@ def command_line() -> argparse.ArgumentParser:
     found["new"].add_argument("path", metavar="PATH", help="'/docs/[...slug]', '/(site)/about' or 'routes/about'")
     found["token"].add_argument("name", metavar="NAME", help="whose it is, the token's sub")
     found["token"].add_argument("--days", type=float, default=1.0, help="how long it is good (default: 1)")
-    found["jobs"].usage = f"{PROG} jobs [replay ID]"
-    found["jobs"].add_argument("words", nargs="*", metavar="replay ID", help="put a failed job back")
+    found["jobs"].usage = f"{PROG} jobs [run|cancel|replay|delete ...]"
+    found["jobs"].description = USAGE
+    found["jobs"].formatter_class = argparse.RawDescriptionHelpFormatter
+    found["jobs"].add_argument("words", nargs="*", metavar="...", help=argparse.SUPPRESS)
     return parser
 
 
@@ -209,32 +214,11 @@ def new(given: argparse.Namespace) -> int:
 
 
 def jobs(given: argparse.Namespace) -> int:
-    return asyncio.run(run_jobs(read_settings(), given.words[1] if given.words else None))
-
-
-async def run_jobs(config: Config, replay: str | None) -> int:
-    """List the jobs, or put a failed one back."""
-    db = database(config.database_url)
-    await db.open()
-    try:
-        worker = Worker(db, load_jobs(config.routes_dir.parent / "jobs"))
-        if replay is not None and await worker.replay(replay):
-            print(f"{replay} is due again")
-            return 0
-        overview = await worker.overview()
-        if replay is not None:
-            mend = nearest(replay, [row["id"] for row in overview["failed"]]) or f"see: {PROG} jobs"
-            print(f"No failed job is called {replay}; {mend}", file=sys.stderr)
-            return 1
-        for word in ("due", "running", "failed"):
-            for row in overview[word]:
-                how = f"attempt {row['attempts']}  {row['error'] or ''}"
-                print(f"{word:8} {iso(row['run_at'])}  {row['id']}  {how}".rstrip())
-        for name, at in overview["next"].items():
-            print(f"next     {iso(at)}  {name}")
-        return 0
-    finally:
-        await db.aclose()
+    config = read_settings()
+    project = config.routes_dir.parent
+    channels = load_channels(project / "channels").values()
+    found = {**load_jobs(project / "jobs"), **{channel.job.name: channel.job for channel in channels}}
+    return asyncio.run(run_jobs(config, found, given.words))
 
 
 def token(given: argparse.Namespace) -> int:

@@ -237,7 +237,8 @@ async def working(
     """A worker on a database of its own connections, served until the block ends."""
     db = database(url)
     await db.open()
-    worker = Worker(db, jobs, clock=clock or Clock(), **{"poll": 0.02, **options})
+    settings: dict[str, Any] = {"poll": 0.02, **options}
+    worker = Worker(db, jobs, clock=clock or Clock(), **settings)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(worker.serve)
         await anyio.lowlevel.checkpoint()

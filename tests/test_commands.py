@@ -55,8 +55,12 @@ def test_the_version_is_that_of_pyproject_toml(project: Project):
         ),
         ("start --log-level=debug", "There is no option '--log-level'; LOG_LEVEL is a setting: write LOG_LEVEL=... "),
         ("dev now", "'now' is one word too many; see: python -m app --help"),
-        ("jobs replya 7", "write: python -m app jobs replay ID (did you mean replay?)"),
-        ("jobs replay", "To put a failed job back, write: python -m app jobs replay ID"),
+        ("jobs replya 7", "There is no command 'jobs replya'; did you mean replay?"),
+        ("jobs replay", "jobs replay ID "),
+        ("jobs replay --failed", "jobs replay --all [NAME] "),
+        ("jobs run", "jobs run NAME [PAYLOAD] "),
+        ("jobs cancel 1 2", "jobs cancel ID "),
+        ("jobs delete --all", "jobs delete --failed [NAME] "),
     ],
 )
 def test_an_unknown_word_is_answered_with_the_nearest(words: str, answer: str, capsys: pytest.CaptureFixture[str]):

@@ -19,7 +19,7 @@ from config import Config
 from db import database
 from loader import RouteError
 from tests.servers import Clock, serving, wait_until, working, write_tree
-from worker import Job, JobFile, Worker, load_jobs
+from worker import Impossible, Job, JobFile, Worker, load_jobs
 
 Run = Callable[..., Any]
 
@@ -415,7 +415,10 @@ async def test_a_daily_job_runs_once_on_the_days_the_clocks_change(
         ("timezone = '../etc'\ndef run(job): ...", "timezone '../etc' is not known"),
         ("attempts = 0\ndef run(job): ...", "attempts = 0 cannot be used"),
         ("timeout = 'long'\ndef run(job): ...", "timeout = 'long' cannot be used"),
-        ("timeout = None\ndef run(job): ...", "timeout a number of seconds"),
+        ("timeout = None\ndef run(job): ...", "timeout = None cannot be used: a number above 0 is required"),
+        ("at_once = 1.5\ndef run(job): ...", "at_once = 1.5 cannot be used: a whole number"),
+        ("schedule = []\ndef run(job): ...", "schedule is an empty list"),
+        ("schedule = ['0 9 * * *', '61 * * * *']\ndef run(job): ...", "schedule '61 * * * *' cannot be used"),
     ],
 )
 def test_a_file_that_cannot_be_a_job_stops_the_start(tmp_path: Path, text: str, words: str):
@@ -494,10 +497,12 @@ async def test_a_dead_letter_can_be_put_back(database_url: str):
         assert (await end_of(worker, "a"))[2] is not None
         assert [row["id"] for row in (await worker.overview())["failed"]] == ["a"]
         fails = False
-        assert await worker.replay("b") is False
-        assert await worker.replay("a") is True
+        with pytest.raises(Impossible, match="There is no job b"):
+            await worker.replay("b")
+        await worker.replay("a")
         assert await end_of(worker, "a") == (1, True, None)
-        assert await worker.replay("a") is False
+        with pytest.raises(Impossible, match="Job a is done: it cannot be replayed"):
+            await worker.replay("a")
         assert (await worker.overview())["failed"] == []
 
 

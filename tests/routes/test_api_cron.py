@@ -12,15 +12,16 @@ from tests.conftest import SECRET, Serve
 @pytest.mark.parametrize("headers", [{"X-Cron-Secret": SECRET}, {"Authorization": f"Bearer {SECRET}"}])
 def test_with_the_secret_it_says_which_jobs_ran(serve: Serve, headers: dict[str, str]):
     url = serve()
-    response = httpx.get(f"{url}/api/cron", headers=headers, trust_env=False)
-    assert (response.status_code, response.json()) == (200, {"success": True, "data": {"jobs": {}}})
+    for method in ("GET", "POST"):
+        response = httpx.request(method, f"{url}/api/cron", headers=headers, trust_env=False)
+        assert (response.status_code, response.json()) == (200, {"success": True, "data": {"jobs": {}}})
     assert httpx.head(f"{url}/api/cron", headers=headers, trust_env=False).status_code == 200
 
 
 @pytest.mark.parametrize("headers", [{}, {"X-Cron-Secret": "wrong"}, {"Authorization": f"Basic {SECRET}"}])
 def test_without_the_secret_it_is_closed(serve: Serve, headers: dict[str, str]):
     url = serve()
-    for method in ("GET", "HEAD"):
+    for method in ("GET", "HEAD", "POST"):
         response = httpx.request(method, f"{url}/api/cron", headers=headers, trust_env=False)
         assert response.status_code == 401
     assert httpx.get(f"{url}/api/cron", headers=headers, trust_env=False).json() == {"error": "Unauthorized"}
@@ -33,8 +34,8 @@ def test_with_no_secret_set_it_is_closed_to_everybody(serve: Serve):
 
 
 def test_no_other_method_runs_anything(serve: Serve):
-    response = httpx.post(f"{serve()}/api/cron", headers={"X-Cron-Secret": SECRET}, trust_env=False)
-    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, OPTIONS")
+    response = httpx.put(f"{serve()}/api/cron", headers={"X-Cron-Secret": SECRET}, trust_env=False)
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD, OPTIONS, POST")
 
 
 def test_the_cron_route_runs_what_is_due_and_says_so(serve_tree: Callable[..., str]):

@@ -1,0 +1,435 @@
+"""The loop of a process: write down what has ended, claim as many rows as there are free places, run them, wait.
+
+One turn is one transaction, however many rows it ends and claims. Between turns it waits for a job that ends, for a
+job that is put here or elsewhere, for the next attempt of one of its own, and for the poll, which needs none of these.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from uuid import uuid4
+
+from db import Conflict, Database, Row, Statement
+from worker.claims import (
+    CALLED_OFF,
+    HEADS,
+    LET_GO,
+    NAMES,
+    WITHOUT_FILE,
+    claim_statement,
+    renewals,
+    sorted_rows,
+    with_names,
+)
+from worker.ends import DROP_STEPS, End, cancelled, crashed, end_of, ends, not_beside, skipped
+from worker.files import JobFile
+from worker.operator import Operator
+from worker.runs import Run
+from worker.schedules import DUE, forgotten, next_occurrences, scheduled_at
+from worker.table import STATE, many
+
+logger = logging.getLogger("worker")
+
+Claim = tuple[str, str]  # an id and a token
+
+LEASE = 60.0  # seconds that a claim lasts unless it is renewed
+POLL = 5.0  # seconds between looks for work that another process left behind
+PATIENCE = 20.0  # seconds that a tick waits for what it started
+AT_ONCE = 50  # jobs that one process runs at once: most of them wait for a model
+CLEANUP = 5.0  # seconds that a job has for its `finally` once it is stopped
+LOOK_AT_HEADS = 8  # turns: how often a process that is never idle looks past a lane that is full
+
+
+class Worker(Operator):
+    """Runs the rows of the table whose names it knows. ``state`` is what ``run(job, state)`` gets.
+
+    ``at_once`` is how many it runs at once; ``grace`` the seconds that running jobs have to end by themselves when it
+    is stopped.
+    """
+
+    def __init__(
+        self,
+        db: Database,
+        jobs: Mapping[str, JobFile],
+        state: Any = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        lease: float = LEASE,
+        poll: float = POLL,
+        at_once: int = AT_ONCE,
+        grace: float = 0.0,
+    ) -> None:
+        super().__init__(db, jobs, clock)
+        self.state = state
+        self.lease = lease
+        self.poll = poll
+        self.at_once = at_once
+        self.grace = grace
+        self.running: dict[Claim, Run] = {}
+        self._claims: dict[Claim, asyncio.Event] = {}  # what is claimed here; set when its end is written down
+        self._wake = asyncio.Event()  # something is to be done
+        self._look = False  # another process may have changed something
+        self._ended: list[tuple[Row, End, Run | None]] = []  # not written down yet
+        self._ticks: list[asyncio.Future[None]] = []  # who wait for a turn that begins occurrences
+        self._ticked = False
+        self._turns = 0
+        self._lane = ""  # where the next look at the heads of lanes begins
+        self._looked_at = self._polled_at = 0.0
+        self._renewed_at = clock()
+        self._serving = self._stopping = False
+        self._notified_at = 0.0
+        self._told: set[str] = set()
+        self._timers: set[asyncio.TimerHandle] = set()
+
+    # Serving.
+
+    async def serve(self) -> None:
+        """Run what is due, for as long as the app lives; `stop` ends it."""
+        self._serving = True
+        unlisten = listen(self.db, "jobs", self._on_change)
+        keeping = asyncio.create_task(self._keep_claims(), name="worker: claims")
+        try:
+            turning = asyncio.create_task(self._turn_until_stopped(), name="worker: turns")
+            try:
+                await asyncio.wait({turning, keeping}, return_when=asyncio.FIRST_COMPLETED)
+                (turning if turning.done() else keeping).result()
+            finally:
+                turning.cancel()
+                await asyncio.gather(turning, return_exceptions=True)
+        finally:
+            self._serving = False
+            unlisten()
+            keeping.cancel()
+            for timer in self._timers:
+                timer.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it looked for work lately, or is waiting for the database to answer."""
+        return self._serving and time.monotonic() - self._looked_at < 3 * self.poll + 60
+
+    def stop(self) -> None:
+        """Take no more work; running jobs have ``grace`` seconds to end, then they are handed back uncounted."""
+        if not self._stopping:
+            self._stopping = True
+            self._wake.set()
+
+    async def _turn_until_stopped(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            self._looked_at = time.monotonic()
+            try:
+                again = await self._turn()
+            except Exception:  # the database is away for a while: what was put is still there afterwards
+                logger.exception("cannot look for work, trying again in %s s", self.poll)
+                await self._wait(self.poll, self._stopped)
+                continue
+            if not again:
+                await self._wait(self.poll, self._woken)
+        await self._end_all()
+
+    async def _woken(self) -> None:
+        await self._wake.wait()
+
+    async def _stopped(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            await self._wake.wait()
+
+    @staticmethod
+    async def _wait(seconds: float, what: Callable[[], Any]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await what()
+
+    async def _end_all(self) -> None:
+        """Let running jobs end, stop those that do not, and hand them back."""
+        await self._until_ended(self.grace)
+        for run in list(self.running.values()):
+            run.stop("shutdown")
+        await self._until_ended(CLEANUP)
+        for run in self.running.values():
+            logger.error("job %s did not stop: its claim lapses in %s s", run.row["id"], self.lease)
+
+    async def _until_ended(self, seconds: float) -> None:
+        """Write down what ends, for so many seconds at most, or until nothing runs."""
+        until = time.monotonic() + seconds
+        while self.running or self._ended:
+            self._wake.clear()
+            try:
+                await self._write()
+            except Exception:
+                logger.warning("cannot write down how jobs went, trying again", exc_info=True)
+                await asyncio.sleep(min(1.0, max(0.0, until - time.monotonic())))
+            if (self._ended or not self.running) and time.monotonic() < until:
+                continue
+            if (left := until - time.monotonic()) <= 0:
+                return
+            await self._wait(left, self._woken)
+
+    # One turn.
+
+    async def _turn(self) -> bool:
+        """Write down what has ended, and begin what is due. True where there may be more to begin."""
+        now = self.clock()  # also the claim's: this process may be stopped for longer than a lease at any await
+        if now - self._renewed_at > self.lease / 2:
+            await self._renew()  # what runs here must not be claimed again
+        ticks, self._ticks = self._ticks, []
+        ticked = self._ticked = self._ticked or bool(ticks)
+        self._turns += 1
+        await self._stop_called_off()
+        places = self.at_once - len(self.running)
+        room = self._room(places)
+        try:
+            claimed = await self._write(claim(self, room, places, now, ticked=ticked)) if room else await self._write()
+            count = self._begin(claimed)
+            if room and (count < places or self._turns % LOOK_AT_HEADS == 0):
+                count += await self._begin_heads(now, ticked=ticked)
+        finally:
+            for tick in ticks:
+                if not tick.done():
+                    tick.set_result(None)
+        if room and count < places:
+            self._ticked = False
+            await self._look_around()
+        return bool(room) and (count >= places or (bool(self._lane) and count > 0))
+
+    def _room(self, places: int) -> dict[str, int]:
+        """How many rows of each name may be begun, for the names that one claim looks at."""
+        if places <= 0 or not self.jobs:
+            return {}
+        running: dict[str, int] = {}
+        for run in self.running.values():
+            running[run.row["name"]] = running.get(run.row["name"], 0) + 1
+        names = list(self.jobs)
+        if len(names) > NAMES:
+            first = self._turns * NAMES % len(names)
+            names = (names + names)[first : first + NAMES]
+        return {
+            name: places
+            if (most := self.jobs[name].at_once) is None
+            else max(0, min(places, most - running.get(name, 0)))
+            for name in names
+        }
+
+    async def _write(self, *claims: Statement) -> list[Row]:
+        """Write down what has ended, and claim, in one transaction; the rows that were claimed."""
+        ended, self._ended = self._ended, []
+        statements = ends([(row, end) for row, end, _ in ended])
+        count = len(statements)
+        if done := [(row["id"],) for row, end, run in ended if run is not None and run.steps and end.done_at]:
+            statements += many(DROP_STEPS, ("TEXT",), done)
+        if not statements and not claims:
+            return []
+        try:
+            try:
+                results = await self.db.write(*statements, *claims)
+            except Conflict:  # another process claimed a row of the same lane at the same moment
+                results = [*(await self.db.write(*statements) if statements else []), []]
+                self._wake.set()
+        except BaseException:
+            self._ended = ended + self._ended
+            raise
+        ours = {row["id"] for rows in results[:count] for row in rows}
+        for row, end, run in ended:
+            self._tell(row, end, run, is_ours=row["id"] in ours)
+        return sorted_rows(results[-1]) if claims else []
+
+    def _tell(self, row: Row, end: End, run: Run | None, *, is_ours: bool) -> None:
+        if not is_ours:
+            logger.error("lost the claim on %s: how it ended here is not written down", row["id"])
+        else:
+            failure = run.failure if run is not None and end.is_wrong else None
+            logger.log(
+                logging.ERROR if end.is_wrong else logging.INFO, "job %s: %s", row["id"], end.words, exc_info=failure
+            )
+            if end.done_at is None:
+                self._wake_in(end.run_at - self.clock())
+        self._settle((row["id"], row["token"]))
+
+    def _settle(self, claim: Claim) -> None:
+        if event := self._claims.pop(claim, None):
+            event.set()
+
+    def _begin(self, rows: Sequence[Row]) -> int:
+        still_here = {id for id, _ in self.running}  # a run whose claim was lost, and which cannot be stopped
+        for row in rows:
+            file, now = self.jobs[row["name"]], self.clock()
+            self._claims[row["id"], row["token"]] = asyncio.Event()
+            if row["id"] in still_here:
+                self._ended.append((row, not_beside(row, now + self.poll), None))
+            elif row["cancelled_at"] is not None:
+                self._ended.append((row, cancelled(row, now), None))
+            elif row["attempts"] > file.attempts:
+                self._ended.append((row, crashed(row, now), None))
+            elif is_first(row) and file.grace is not None and (late := now - scheduled_at(row["id"])) > file.grace:
+                self._ended.append((row, skipped(row, late, now), None))
+            else:
+                self.running[row["id"], row["token"]] = Run(self, row, file, self._on_end)
+        if self._ended:
+            self._wake.set()
+        return len(rows)
+
+    async def _begin_heads(self, now: float, *, ticked: bool) -> int:
+        """Begin the first rows of some lanes, where the rows that are due first wait for one another."""
+        found = await self.db.read(HEADS, now, self._lane)
+        self._lane = found[-1]["lane"] if found and found[-1]["lane"] is not None else ""
+        heads = [row["id"] for row in found if row["id"] is not None]
+        places = self.at_once - len(self.running)
+        room = self._room(places)
+        if not heads or not room:
+            return 0
+        return self._begin(await self._write(claim(self, room, places, now, ticked=ticked, heads=heads)))
+
+    def _on_end(self, run: Run) -> None:
+        del self.running[run.claim]
+        if run.stopped == "lost":
+            logger.error("job %s was stopped here: another process runs it", run.row["id"])
+            self._settle(run.claim)
+        else:
+            end = end_of(run.row, run.file, run.failure, run.stopped, self.clock())
+            self._ended.append((run.row, end, run))
+        self._wake.set()
+
+    # Keeping claims, and noticing what others change.
+
+    async def _keep_claims(self) -> None:
+        while True:
+            await asyncio.sleep(self.lease / 3)
+            try:
+                await self._renew()
+            except Exception:
+                logger.exception("cannot renew the claims on %s", ", ".join(id for id, _ in self.running))
+
+    async def _renew(self) -> None:
+        """Keep the claims, and stop the jobs whose claim was lost: another process runs them by then."""
+        now, claims = self.clock(), list(self._claims)
+        results = await self.db.write(*renewals(claims, now + self.lease)) if claims else []
+        self._renewed_at = now
+        kept = {(row["id"], row["token"]) for rows in results for row in rows}
+        for claim in claims:
+            if claim not in kept and (run := self.running.get(claim)):
+                logger.error("lost the claim on %s: stopping it here", claim[0])
+                run.stop("lost")
+
+    def _on_change(self) -> None:
+        self._look = True
+        self._wake.set()
+
+    async def _stop_called_off(self) -> None:
+        """Stop what an operator has called off."""
+        if not self._look:
+            return
+        self._look = False
+        if self.running:
+            for row in await self.db.read(CALLED_OFF):
+                if run := self.running.get((row["id"], row["token"])):
+                    run.stop("cancelled")
+
+    async def _look_around(self) -> None:
+        """At a poll: what nobody can run is told, and does not hold its lane."""
+        if time.monotonic() - self._polled_at < self.poll:
+            return
+        self._polled_at = time.monotonic()
+        self._look = True
+        now, names = self.clock(), list(self.jobs)
+        for row in await self.db.read(with_names(WITHOUT_FILE, names), now, *names):
+            if row["name"] not in self._told:
+                self._told.add(row["name"])
+                logger.error(
+                    "job %s: no file jobs/%s.py, so its rows are not run (python -m app jobs)", *(row["name"],) * 2
+                )
+        await self.db.write((with_names(LET_GO, names), (now - self.lease, *names)))
+
+    def _wake_in(self, seconds: float) -> None:
+        """Look for work then; a poll comes by itself."""
+        if self._serving and seconds < self.poll:
+
+            def wake() -> None:
+                self._timers.discard(timer)
+                self._wake.set()
+
+            timer = asyncio.get_running_loop().call_later(max(0.0, seconds) + 0.001, wake)
+            self._timers.add(timer)
+
+    async def _changed(self) -> None:
+        """Wake this process, and the others where this one runs nothing or has no free place."""
+        self._wake.set()
+        if self._serving and not self._stopping and len(self.running) < self.at_once:
+            return
+        if (
+            time.monotonic() - self._notified_at > 0.25 or not self._serving
+        ):  # a NOTIFY takes a lock of the whole server
+            self._notified_at = time.monotonic()
+            try:
+                await notify(self.db, "jobs")
+            except Exception:  # the row is on disk: a poll finds it
+                logger.warning("cannot tell other processes of a job", exc_info=True)
+
+    # Schedules.
+
+    async def tick(self) -> dict[str, str]:
+        """Store the next occurrence of each schedule, begin the ones that are due, and say how each went.
+
+        Waits at most 20 s: a longer job goes on, and is "running", as is one that waits for a free place. The other
+        outcomes are "done", "will retry", "failed", "skipped" and "cancelled".
+        """
+        now = self.clock()
+        await self.db.write(*next_occurrences(self.jobs.values(), now), *forgotten(now))
+        rows = await self.db.read(DUE, now)
+        due = [row["id"] for row in rows if row["name"] in self.jobs]
+        if self._serving and not self._stopping:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await self._begin_occurrences()
+                    for event in [event for claim, event in self._claims.items() if claim[0] in due]:
+                        await event.wait()
+        return {id: await self._outcome(id) for id in due}
+
+    async def _begin_occurrences(self) -> None:
+        turned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ticks.append(turned)
+        self._wake.set()
+        await turned
+
+    async def _outcome(self, id: str) -> str:
+        rows = await self.db.read(f"SELECT {STATE} AS state, begun, attempts FROM house_job WHERE id = $1", id)  # noqa: S608 - fixed text
+        if not rows:
+            return "skipped"
+        state: str = rows[0]["state"]
+        if state == "waiting":
+            return "will retry" if rows[0]["begun"] or rows[0]["attempts"] else "running"
+        return state
+
+
+def claim(
+    worker: Worker, room: Mapping[str, int], places: int, now: float, *, ticked: bool, heads: Sequence[str] = ()
+) -> Statement:
+    return claim_statement(
+        worker.db,
+        uuid4().hex,
+        room,
+        now=now,
+        lease=worker.lease,
+        places=places,
+        ticked=ticked,
+        heads=heads,
+    )
+
+
+def is_first(row: Row) -> bool:
+    """Whether a claimed row is an occurrence that never began before, nor is replayed: its grace counts."""
+    return row["id"].startswith("cron:") and row["begun"] == row["attempts"] == 1 and row["error"] is None
+
+
+def listen(db: Any, name: str, callback: Callable[[], None]) -> Callable[[], None]:
+    return db.listen(name, callback) if hasattr(db, "listen") else lambda: None
+
+
+async def notify(db: Any, name: str) -> None:
+    if hasattr(db, "notify"):
+        await db.notify(name)

@@ -1,0 +1,191 @@
+"""The table of jobs: what a row's columns say, its states, and how a row comes into it.
+
+    waiting    it will be run: now, or at ``run_at``
+    running    a process has claimed it until ``run_at``, and renews that
+    done       it came to its end
+    failed     it failed for good: its attempts are used up, or it gave up
+    skipped    an occurrence of a schedule that was not begun: later than its grace, or overtaken by the next one
+    cancelled  somebody called it off
+
+    from       to         who
+    -          waiting    put, a tick (the next occurrence of a schedule), an operator (jobs run)
+    waiting    running    the one process whose claim it is: a row that is due, whose lane is free
+    running    waiting    its claim's process: it failed and has attempts left; Retry; the server is stopped
+    running    running    another process, once the lease has lapsed: the first is dead, or will find its claim gone
+    running    done, failed, skipped, cancelled    its claim's process
+    waiting    cancelled  an operator; a running one is asked to (``cancelled_at``), and its process ends it
+    waiting    skipped    a tick: a later occurrence is due too
+    failed, skipped, cancelled    waiting    an operator (jobs replay)
+    done, failed, skipped, cancelled    waiting    put(unique="pending") with its id
+    any but running    -  an operator (jobs delete); after 30 days where it has ended
+
+The state is computed and not kept, so that what older code writes beside us is right as well (it knows ``token``,
+``run_at``, ``attempts``, ``done_at`` and ``error``, claims what is due and not done, and wants one token in a lane).
+Three facts are kept apart:
+
+    begun      how often somebody claimed it. Above 0: a tick's grace is over for it, its lane waits for it
+    attempts   how many of these count: not those that ended in Retry, or because the server was stopped
+    error      what went wrong last, also while it waits to be tried again
+
+A claim is its ``token``, never the id: a process that was stopped for longer than a lease finds another token there,
+and writes nothing.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+from uuid import uuid4
+
+from db import Database, Row, Statement
+from worker.files import JobFile
+
+STATE = """CASE WHEN done_at IS NULL AND token IS NULL THEN 'waiting' WHEN done_at IS NULL THEN 'running'
+  WHEN error IS NULL THEN 'done' WHEN error LIKE 'skipped%' THEN 'skipped'
+  WHEN error LIKE 'cancelled%' THEN 'cancelled' ELSE 'failed' END"""
+
+PUT = """INSERT INTO house_job (id, name, lane, payload, run_at, attempts, created_at)
+  VALUES ($1, $2, $3, $4, $5, 0, $6) ON CONFLICT (id) DO NOTHING RETURNING id"""
+
+# the row of an id that has ended becomes a new one
+PUT_PENDING = """INSERT INTO house_job (id, name, lane, payload, run_at, attempts, created_at)
+  VALUES ($1, $2, $3, $4, $5, 0, $6) ON CONFLICT (id) DO UPDATE SET name = excluded.name, lane = excluded.lane,
+    payload = excluded.payload, run_at = excluded.run_at, attempts = 0, begun = 0, began_at = NULL, token = NULL,
+    done_at = NULL, error = NULL, cancelled_at = NULL, created_at = excluded.created_at
+  WHERE house_job.done_at IS NOT NULL RETURNING id"""
+FORGET_STEPS = """DELETE FROM house_step WHERE job_id = $1
+  AND EXISTS (SELECT 1 FROM house_job WHERE id = $1 AND done_at IS NOT NULL)"""
+
+LONGEST = 200  # characters of an id, a lane or a step's name
+CRON = "cron:"  # what the ids of occurrences begin with
+
+
+class Table:
+    """The rows, and the files that their names stand for."""
+
+    def __init__(self, db: Database, jobs: Mapping[str, JobFile], clock: Callable[[], float]) -> None:
+        self.db = db
+        self.jobs = jobs
+        self.clock = clock
+
+    async def put(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        run_at: float | None = None,
+        lane: str | None = None,
+        unique: Literal["always", "pending"] = "always",
+    ) -> bool:
+        """Store a job to be run; on disk when this returns. False where a job of that id was put before.
+
+        ``payload`` is any JSON value, ``run_at`` a moment in Unix seconds (default: now). Jobs of one ``lane`` run
+        one at a time, in the order they were put. With ``unique="pending"`` the id is free again once its job has
+        ended. Raises `KeyError` for a name that no file has, `TypeError` and `ValueError` for what could never run.
+        """
+        statement = self.put_statement(name, payload, id=id, run_at=run_at, lane=lane, unique=unique)
+        first = [(FORGET_STEPS, (id,))] if unique == "pending" else []
+        *_, rows = await self.db.write(*first, statement)
+        await self._changed()
+        return bool(rows)
+
+    def put_statement(
+        self,
+        name: str,
+        payload: Any = None,
+        *,
+        id: str | None = None,
+        run_at: float | None = None,
+        lane: str | None = None,
+        unique: Literal["always", "pending"] = "always",
+    ) -> Statement:
+        """Return what `put` would write, for a transaction of your own: ``db.write(*mine, worker.put_statement(…))``.
+
+        It returns one row where the job is new. The job is begun within the 5 seconds of a poll.
+        """
+        if name not in self.jobs:
+            raise KeyError(f"there is no job {name!r}: write jobs/{name}.py with a function run(job)")
+        if unique not in ("always", "pending"):
+            raise ValueError(f'unique={unique!r} is not known: write "pending", or leave it out')
+        if unique == "pending" and id is None:
+            raise ValueError('unique="pending" is about an id: write put(..., id="...", unique="pending")')
+        now = self.clock()
+        values = (
+            uuid4().hex if id is None else checked_id(id),
+            name,
+            None if lane is None else checked_text("lane", lane),
+            json.dumps(payload),
+            now if run_at is None else checked_moment(run_at),
+            now,
+        )
+        return PUT_PENDING if unique == "pending" else PUT, values
+
+    async def _changed(self) -> None:
+        """Tell who runs jobs that a row has changed."""
+        if hasattr(self.db, "notify"):
+            await self.db.notify("jobs")
+
+
+def checked_id(id: object) -> str:
+    text = checked_text("id", id)
+    if not text:
+        raise ValueError("id is empty: leave it out for one of the job's own")
+    if text.startswith(CRON):
+        raise ValueError(f"id {text!r} has the form of a schedule's occurrences: let it begin otherwise")
+    return text
+
+
+def checked_text(what: str, value: object) -> str:
+    """Return an id or a lane that every database takes. Raises `TypeError` and `ValueError`."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} is a text of at most {LONGEST} characters, not {type(value).__name__}")
+    if len(value) > LONGEST:
+        raise ValueError(f"{what} has {len(value)} characters: at most {LONGEST}. Use a digest of it")
+    if "\0" in value or (not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value)):
+        raise ValueError(f"{what} {value!r} has a character that no database takes")
+    return value
+
+
+def checked_moment(run_at: Any) -> float:
+    """Return a moment in Unix seconds. Raises `TypeError` and `ValueError` for what could never come."""
+    if isinstance(run_at, bool) or not isinstance(run_at, int | float):
+        raise TypeError(
+            f"run_at is a moment in Unix seconds, not {type(run_at).__name__}: write run_at=moment.timestamp()"
+        )
+    if not math.isfinite(run_at):
+        raise ValueError(f"run_at={run_at} never comes: write Unix seconds, such as time.time() + 60")
+    if run_at > 1e11:  # the year 5138
+        raise ValueError(f"run_at={run_at} is no moment in Unix seconds; are these milliseconds? Divide by 1000")
+    return float(run_at)
+
+
+def many(sql: str, types: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[Statement]:
+    """Write one statement for many rows: the word VALUES in ``sql`` becomes the table of their values.
+
+    There are few texts, for 64, 16, 4 and 1 rows, so that an engine can keep their plans.
+    """
+    found: list[Statement] = []
+    while rows:
+        size = next(size for size in (64, 16, 4, 1) if size <= len(rows))
+        found.append((with_values(sql, types, size), [value for row in rows[:size] for value in row]))
+        rows = rows[size:]
+    return found
+
+
+@lru_cache
+def with_values(sql: str, types: tuple[str, ...], size: int) -> str:
+    markers = iter(range(1, size * len(types) + 1))
+    table = ", ".join("(" + ", ".join(f"CAST(${next(markers)} AS {kind})" for kind in types) + ")" for _ in range(size))
+    return sql.replace("VALUES", f"VALUES {table}")
+
+
+def row_state(row: Row) -> str:
+    """The same as STATE, of a row that was read."""
+    if row["done_at"] is None:
+        return "waiting" if row["token"] is None else "running"
+    error: str | None = row["error"]
+    if error is None:
+        return "done"
+    return next((word for word in ("skipped", "cancelled") if error.startswith(word)), "failed")
