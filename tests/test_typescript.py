@@ -83,13 +83,18 @@ async def GET(request) -> EventStream[Tick]:
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def typescript(tmp_path: Path) -> Path:
-    """A folder with the client of the tree, as docs/typed.md generates it, and what uses it."""
+def needs_node() -> None:
+    """Skip where there is no Node with the packages of package.json; where CI is set, that is a failure."""
     if not shutil.which("node") or not (SOURCES / "node_modules").is_dir():
         reason = "needs Node, and: npm install --no-package-lock --prefix tests/typescript"
         assert not os.environ.get("CI"), reason
         pytest.skip(reason)
+
+
+@pytest.fixture
+def typescript(tmp_path: Path) -> Path:
+    """A folder with the client of the tree, as docs/typed.md generates it, and what uses it."""
+    needs_node()
     folder = tmp_path / "client"
     shutil.copytree(SOURCES, folder, ignore=shutil.ignore_patterns("node_modules"))
     (folder / "node_modules").symlink_to(SOURCES / "node_modules")
