@@ -8,6 +8,8 @@ and what it acknowledges has reached the disk.
 |---|---|
 | `contract.py` | what both engines promise |
 | `sqlite.py`, `postgresql.py` | the engines |
+| `url.py`, `pool.py`, `grouping.py` | PostgreSQL's URL, connections, and what is committed together |
+| `wakeups.py` | telling other processes that something changed |
 | `migrations.py` | the tables: files that run in order, once, recorded by name |
 | `statements.py` | a file of SQL as its statements |
 | `names.py` | the names of our tables, which have a prefix unless the database is older than it |
@@ -21,6 +23,9 @@ from db.sqlite import SQLite
 __all__ = ["Conflict", "Database", "Row", "Statement", "database"]
 
 
-def database(url: str) -> Database:
-    """Return the database that a URL names, not yet opened. Raises `ConfigError` where its driver is missing."""
-    return SQLite(url) if url.startswith("sqlite:") else PostgreSQL(url)
+def database(url: str, pool: int = 10) -> Database:
+    """Return the database that a URL names, not yet opened. Raises `ConfigError`.
+
+    ``pool``: how many connections to PostgreSQL it opens at most; one more listens for wake-ups.
+    """
+    return SQLite(url) if url.startswith("sqlite:") else PostgreSQL(url, pool)

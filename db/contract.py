@@ -1,6 +1,6 @@
 """What both engines promise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -40,9 +40,24 @@ class Database(Protocol):
     async def write(self, *statements: Statement) -> list[list[Row]]:
         """Run statements in one transaction; the rows that each returned. They are on disk when this returns.
 
-        Raises `Conflict`.
+        A statement by itself on a table of ours is committed together with those of other tasks that wait. Raises
+        `Conflict`.
         """
         ...
+
+    async def try_write(self) -> None:
+        """Find out whether a write would be kept. Raises where it would not, after three seconds at most."""
+
+    def listen(self, name: str, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back when another process may have changed something of this name; returns what ends it.
+
+        It runs on the event loop, now and then without a reason, and once after a connection was lost. Nothing may
+        depend on it: who listens looks by itself too, only less often.
+        """
+        ...
+
+    async def notify(self, name: str) -> None:
+        """Wake the other processes that listen to a name, now or a tenth of a second later."""
 
 
 class Session(Protocol):

@@ -187,4 +187,5 @@ async def run_python(session: Session, migration: Migration) -> None:
 
 
 def failed(where: str, exc: Exception) -> MigrationError:
-    return MigrationError(f"{where}: {type(exc).__name__}: {exc}. Nothing of this file was kept.")
+    hint = " Run python -m app migrate with a role that may." if getattr(exc, "sqlstate", "") == "42501" else ""
+    return MigrationError(f"{where}: {type(exc).__name__}: {exc}. Nothing of this file was kept.{hint}")

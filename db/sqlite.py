@@ -4,6 +4,9 @@ What waits together is committed together: one fsync for all of it, which gives 
 """
 
 import asyncio
+import contextlib
+import logging
+import os
 import queue
 import sqlite3
 import threading
@@ -17,10 +20,16 @@ from config import HERE, ConfigError
 from db import names
 from db.contract import Conflict, Engine, Row, Statement
 from db.migrations import is_older, migrate, pending, read_migrations
+from db.wakeups import LOOKS, Callback, Listeners
 
 T = TypeVar("T")
 
+OLDEST = (3, 35, 0)  # RETURNING, and DROP COLUMN
 PATIENCE = 600.0  # seconds that a start waits for the migrations of another process
+LOG_SIZE = 8 * 2**20  # bytes that app.db-wal shrinks to again after a reader was open for long
+UNIQUE = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID)
+
+logger = logging.getLogger("db")
 
 
 class SQLite:
@@ -30,10 +39,19 @@ class SQLite:
     skip_locked = ""  # there is one writer at a time
 
     def __init__(self, url: str) -> None:
+        if sqlite3.sqlite_version_info < OLDEST:
+            raise ConfigError(
+                f"DATABASE_URL: this Python has SQLite {sqlite3.sqlite_version}, and 3.35 or later is needed. "
+                "Take a newer Python, or a PostgreSQL server."
+            )
         self.path = sqlite_path(url)
+        if (HERE / "public").resolve() in self.path.resolve().parents:
+            raise ConfigError("DATABASE_URL: what is below public/ is served to everybody. Name a file elsewhere.")
+        self._file = (0, 0)  # what the path named when it was opened
         self._writer = _Thread(self.path, writes=True)
         self._reader = _Thread(self.path, writes=False)
         self._named: Callable[[str], str] = names.as_written
+        self._listeners = Listeners(self._watch)
 
     async def open(self, folder: Path | None = None) -> None:
         """Open the file, made where there is none, and run the migrations that did not run yet.
@@ -44,6 +62,7 @@ class SQLite:
         async with self._explained():
             await self._writer.start()
             await self._reader.start()
+            self._file = identity(self.path)
 
     async def migrate(self, folder: Path | None = None) -> list[str]:
         found = read_migrations(folder)
@@ -51,12 +70,15 @@ class SQLite:
 
     async def pending(self, folder: Path | None = None) -> list[str]:
         found = read_migrations(folder)
+        if not self.path.exists():
+            async with self._explained():
+                await asyncio.to_thread(try_to_make, self.path)
+            return [migration.name for migration in found]
         return [migration.name for migration in await self._with_session(lambda session: pending(session, found))]
 
     async def _with_session(self, use: Callable[["_Session"], Awaitable[T]]) -> T:
         """Use one connection of its own, which waits longer than a request may."""
         async with self._explained():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             session = _Session(await asyncio.to_thread(_connect, self.path, patience=PATIENCE, shared=True))
             try:
                 if await is_older(session):
@@ -71,12 +93,18 @@ class SQLite:
             yield
         except (OSError, sqlite3.Error) as exc:
             await self.aclose()
+            if getattr(exc, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                raise ConfigError(
+                    f"DATABASE_URL: {self.path} is no SQLite database, or it is damaged: {exc}. "
+                    "Name another file, or put a backup in its place."
+                ) from exc
             raise ConfigError(
                 f"DATABASE_URL: {self.path} cannot be opened for writing: {exc}. "
                 "Give this user write permission for its folder, or name another file."
             ) from exc
 
     async def aclose(self) -> None:
+        await self._listeners.aclose()
         await self._writer.stop()
         await self._reader.stop()
 
@@ -87,6 +115,39 @@ class SQLite:
     async def write(self, *statements: Statement) -> list[list[Row]]:
         """Run statements in one transaction; the rows that each returned. They are on disk when this returns."""
         return await self._writer.run([(self._named(sql), values) for sql, values in statements])
+
+    async def try_write(self) -> None:
+        """Find out whether a write would be kept. Raises where it would not, after three seconds at most."""
+        if identity(self.path) != self._file:
+            raise FileNotFoundError(f"{self.path} was deleted or replaced under the app: restart it")
+        async with asyncio.timeout(3.0):
+            await self._writer.run(())  # takes the lock of writers, and gives it back
+
+    def listen(self, name: str, callback: Callback) -> Callable[[], None]:
+        """Call back when another process may have changed something, of whatever name; returns what ends it."""
+        return self._listeners.add(name, callback)
+
+    async def notify(self, name: str) -> None:
+        """Nothing is to be done: other processes see in the file itself that it changed."""
+
+    async def _watch(self) -> None:
+        """Look ten times a second, while somebody listens, whether another connection wrote."""
+        before: object = None
+        while True:
+            try:  # the connection that writes does not see its own writes in it
+                [[row]] = await self._writer.run([("PRAGMA data_version", ())])
+                if before not in (None, row["data_version"]):
+                    self._listeners.wake()
+                before = row["data_version"]
+            except sqlite3.Error:
+                logger.debug("cannot look for changes", exc_info=True)
+            await asyncio.sleep(LOOKS)
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Tell a file from another one that takes its name. Raises `OSError`."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def sqlite_path(url: str) -> Path:
@@ -160,8 +221,7 @@ class _Thread:
 
     def _connect(self) -> sqlite3.Connection:
         connection = _connect(self.path)
-        if not self.writes:
-            connection.execute("PRAGMA query_only=1")
+        connection.execute("PRAGMA foreign_keys=1" if self.writes else "PRAGMA query_only=1")
         return connection
 
     def _run(self, connection: sqlite3.Connection, batch: Sequence[_Job]) -> None:
@@ -219,11 +279,31 @@ class _Session:
             raise
 
 
+def _make_file(path: Path) -> None:
+    """Make a file that only its owner reads, and the folders that it needs; SQLite gives its logs the same mode."""
+    for folder in reversed(path.parents):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def try_to_make(path: Path) -> None:
+    """Make a file and its folders, and take them away again. Raises `OSError`."""
+    new = [folder for folder in path.parents if not folder.exists()]
+    _make_file(path)
+    path.unlink()
+    for folder in new:
+        folder.rmdir()
+
+
 def _connect(path: Path, *, patience: float = 30.0, shared: bool = False) -> sqlite3.Connection:
+    _make_file(path)
     connection = sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=not shared)
     try:
         _use_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")  # with NORMAL a power cut takes what was acknowledged
+        connection.execute(f"PRAGMA journal_size_limit={LOG_SIZE}")
     except BaseException:  # a file that is no database shows it here
         connection.close()
         raise
@@ -253,7 +333,7 @@ def _attempt(connection: sqlite3.Connection, job: _Job) -> list[list[Row]] | Bas
     try:
         return [_rows(connection, sql, values) for sql, values in job.statements]
     except sqlite3.IntegrityError as exc:
-        return Conflict(str(exc))
+        return Conflict(str(exc)) if exc.sqlite_errorcode in UNIQUE else exc
     except BaseException as exc:
         return exc
 

@@ -31,6 +31,73 @@ async def test_writes_at_once_are_all_there_and_one_that_fails_takes_no_other_wi
     await db.aclose()
 
 
+PUT = (
+    "INSERT INTO house_job (id, name, payload, run_at, attempts, created_at) VALUES ($1, $2, 'null', $3, 0, $3) "
+    "ON CONFLICT (id) DO NOTHING RETURNING id, name"
+)
+
+
+async def test_each_of_many_writes_at_once_gets_its_own_rows(database_url: str):
+    db = database(database_url)
+    await db.open()
+    puts = await asyncio.gather(*(db.write((PUT, (str(n % 150), f"put-{n}", 1.0))) for n in range(300)))
+    kept = {row["id"]: row["name"] for row in await db.read("SELECT id, name FROM house_job")}
+    assert len(kept) == 150
+    for n, [rows] in enumerate(puts):
+        assert rows == ([{"id": str(n % 150), "name": f"put-{n}"}] if kept[str(n % 150)] == f"put-{n}" else [])
+    rename = "UPDATE house_job SET name = $2 WHERE CAST(id AS INTEGER) < $1 RETURNING id"
+    renamed = await asyncio.gather(*(db.write((rename, (n, "x"))) for n in range(20)))
+    assert [len(rows) for [rows] in renamed] == list(range(20))
+    assert (
+        await asyncio.gather(*(db.write(("DELETE FROM house_job WHERE id = $1", (str(n),))) for n in range(20)))
+        == [[[]]] * 20
+    )
+    await db.aclose()
+
+
+async def test_of_many_writes_at_once_those_that_fail_say_so_and_the_others_are_kept(database_url: str):
+    db = database(database_url)
+    await db.open()
+    plain = PUT.partition(" ON CONFLICT")[0]
+    broken: object = object()
+    values = [("taken" if n % 7 == 0 else f"j{n}", broken if n % 11 == 5 else "x", 1.0) for n in range(100)]
+    results = await asyncio.gather(*(db.write((plain, value)) for value in values), return_exceptions=True)
+    wrong = [n for n in range(100) if n % 11 == 5]
+    taken = [n for n in range(100) if n % 7 == 0 and n not in wrong]
+    assert [n for n, result in enumerate(results) if isinstance(result, Conflict)] == taken[1:]
+    assert [n for n, result in enumerate(results) if result != [[]] and not isinstance(result, Conflict)] == wrong
+    [row] = await db.read("SELECT COUNT(*) AS n FROM house_job")
+    assert row["n"] == 100 - len(wrong) - len(taken) + 1
+    await db.aclose()
+
+
+async def test_a_write_whose_task_was_cancelled_stops_none_of_the_others(database_url: str):
+    db = database(database_url)
+    await db.open()
+    tasks = [asyncio.create_task(db.write((PUT, (str(n), "x", 1.0)))) for n in range(100)]
+    await asyncio.sleep(0)
+    for task in tasks[::2]:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results[1::2] == [[[{"id": str(n), "name": "x"}]] for n in range(1, 100, 2)]
+    await db.write((PUT, ("last", "x", 1.0)))
+    await db.aclose()
+
+
+async def test_closing_waits_for_the_writes_of_before(database_url: str):
+    db = database(database_url)
+    await db.open()
+    writes = [asyncio.create_task(db.write((PUT, (str(n), "x", 1.0)))) for n in range(300)]
+    await asyncio.sleep(0)
+    await db.aclose()
+    assert len([rows for [rows] in await asyncio.gather(*writes) if rows]) == 300
+    with pytest.raises(RuntimeError, match="the database is closed"):
+        await db.read("SELECT 1 AS one")
+    await db.open()
+    assert await db.read("SELECT COUNT(*) AS n FROM house_job") == [{"n": 300}]
+    await db.aclose()
+
+
 async def test_many_may_start_together_on_a_new_database(database_url: str):
     several = [database(database_url) for _ in range(5)]
     await asyncio.gather(*(db.open() for db in several))

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -178,17 +179,114 @@ async def test_those_that_open_a_new_file_at_once_migrate_it_once(tmp_path: Path
             await db.aclose()
 
 
-@pytest.mark.parametrize("what", ["a parent that is a file", "a folder", "not a database"])
-async def test_a_path_that_cannot_be_written_is_named_with_the_mend(tmp_path: Path, what: str):
-    (tmp_path / "file").write_text("This is text, and no database. " * 100)
+@pytest.mark.parametrize("what", ["a parent that is a file", "a folder"])
+async def test_a_path_that_cannot_be_written_is_named_with_the_fix(tmp_path: Path, what: str):
+    (tmp_path / "file").write_text("not a folder")
     (tmp_path / "folder").mkdir()
-    file = {"a parent that is a file": "file/app.db", "a folder": "folder", "not a database": "file"}[what]
-    with pytest.raises(ConfigError) as caught:
-        await SQLite(f"sqlite:///{tmp_path}/{file}").open()
-    message = str(caught.value)
-    assert message.startswith(f"DATABASE_URL: {tmp_path}/{file} cannot be opened for writing: ")
-    assert message.endswith("Give this user write permission for its folder, or name another file.")
+    file = {"a parent that is a file": "file/app.db", "a folder": "folder"}[what]
+    for attempt in (SQLite.open, SQLite.pending):
+        with pytest.raises(ConfigError) as caught:
+            await attempt(SQLite(f"sqlite:///{tmp_path}/{file}"))
+        message = str(caught.value)
+        assert message.startswith(f"DATABASE_URL: {tmp_path}/{file} cannot be opened for writing: ")
+        assert message.endswith("Give this user write permission for its folder, or name another file.")
     assert threads() == []
+
+
+@pytest.mark.parametrize("text", ["short", "This is text, and no database. " * 100])
+async def test_a_file_that_is_no_database_is_told_as_what_it_is(tmp_path: Path, text: str):
+    (tmp_path / "app.db").write_text(text)
+    for attempt in (SQLite.open, SQLite.pending):
+        with pytest.raises(ConfigError, match=r"app\.db is no SQLite database, or it is damaged: ") as caught:
+            await attempt(SQLite(f"sqlite:///{tmp_path}/app.db"))
+        assert "permission" not in str(caught.value)
+    assert (tmp_path / "app.db").read_text() == text
+    assert threads() == []
+
+
+def test_an_old_sqlite_is_refused_with_the_version_that_is_needed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(ConfigError, match=r"3\.35 or later is needed"):
+        SQLite("sqlite:///data/app.db")
+
+
+@pytest.mark.parametrize("name", ["public/app.db", "public/data/app.db", "data/../public/app.db"])
+def test_a_file_that_everybody_could_read_is_refused(name: str):
+    with pytest.raises(ConfigError, match="public/ is served to everybody"):
+        SQLite(f"sqlite:///{name}")
+
+
+async def test_looking_at_what_would_run_makes_no_file(tmp_path: Path):
+    assert len(await SQLite(f"sqlite:///{tmp_path}/data/deep/app.db").pending()) == len(list(TABLES.iterdir()))
+    assert os.listdir(tmp_path) == []
+
+
+async def test_only_its_owner_reads_a_new_file_and_a_new_folder(tmp_path: Path):
+    before = os.umask(0o022)
+    try:
+        db = SQLite(f"sqlite:///{tmp_path}/data/app.db")
+        await db.open()
+        await db.write((INSERT, ("c",)))
+        modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "data").iterdir()}
+        await db.aclose()
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("app.db", "app.db-wal", "app.db-shm"), 0o600)
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+
+
+async def test_the_mode_of_a_file_that_is_there_is_left_as_it_is(tmp_path: Path):
+    (tmp_path / "app.db").touch(mode=0o640)
+    (tmp_path / "app.db").chmod(0o640)
+    db = SQLite(f"sqlite:///{tmp_path}/app.db")
+    await db.open()
+    await db.aclose()
+    assert (tmp_path / "app.db").stat().st_mode & 0o777 == 0o640
+
+
+async def test_the_log_shrinks_again_after_a_reader_was_open_for_long(db: SQLite, tmp_path: Path):
+    await db.write(("CREATE TABLE page (text TEXT)", ()))
+    with closing(sqlite3.connect(tmp_path / "data/app.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT COUNT(*) FROM page").fetchone()
+        for _ in range(30):
+            await db.write(("INSERT INTO page (text) VALUES ($1)", ("x" * 1_000_000,)))
+        assert (tmp_path / "data/app.db-wal").stat().st_size > 20_000_000
+    for _ in range(30):
+        await db.write(("INSERT INTO page (text) VALUES ($1)", ("x",)))
+    assert (tmp_path / "data/app.db-wal").stat().st_size < 20_000_000
+
+
+async def test_rows_that_refer_to_none_are_refused(db: SQLite):
+    await db.write(
+        ("CREATE TABLE a (id TEXT PRIMARY KEY)", ()), ("CREATE TABLE b (a TEXT NOT NULL REFERENCES a (id))", ())
+    )
+    with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"):
+        await db.write(("INSERT INTO b (a) VALUES ('x')", ()))
+    with pytest.raises(sqlite3.IntegrityError, match="NOT NULL"):
+        await db.write(("INSERT INTO b (a) VALUES (NULL)", ()))
+
+
+# Health.
+
+
+async def test_a_file_that_another_process_holds_cannot_be_written_and_can_afterwards(db: SQLite, tmp_path: Path):
+    await db.try_write()
+    with closing(sqlite3.connect(tmp_path / "data/app.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(TimeoutError):
+            await db.try_write()
+    await db.try_write()
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_file_that_was_deleted_under_the_app_cannot_be_written(db: SQLite, tmp_path: Path, again: bool):
+    for file in (tmp_path / "data").iterdir():
+        file.unlink()
+    if again:
+        (tmp_path / "data/app.db").touch()
+    with pytest.raises(FileNotFoundError, match="No such file" if not again else "was deleted or replaced"):
+        await db.try_write()
 
 
 def test_a_url_names_a_file_below_the_project_or_an_absolute_one():
