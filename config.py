@@ -190,6 +190,7 @@ class Config:
     max_body_bytes: int = setting(1_048_576, integer(1, 2**40))
     shutdown_grace: float = setting(5.0, seconds)
     database_url: str = setting("sqlite:///data/app.db", database_url, hidden=True)
+    database_pool: int = setting(10, integer(1, 1000))
     system_prompt: str | None = setting(None)
     chat_history_chars: int = setting(32_000, integer(0, 10**9))
     chat_max_streams: int = setting(1000, integer(1, 10**6))

@@ -61,7 +61,7 @@ async def open_state(
     async with AsyncExitStack() as stack:
         vital = Vital()
         stack.callback(vital.end)
-        db = database(config.database_url)
+        db = database(config.database_url, config.database_pool)
         await db.open(config.routes_dir.parent / "migrations")
         stack.push_async_callback(db.aclose)
         llm = llm or LLM(config)

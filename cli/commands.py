@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 
 import uvicorn
 
@@ -19,7 +20,7 @@ from cli.devserver import run_dev, table, url_of
 from cli.jobs import USAGE, misused, run_jobs
 from cli.scaffold import example, write_route
 from config import HERE, Config, ConfigError, read_config
-from db import database
+from db import Database, database
 from loader import load_routes, raise_together
 from startup import each, load, read_settings, report, set_up_logging, share_env, what_is_weak
 from visitors import sign
@@ -35,6 +36,7 @@ COMMANDS = {
     "new": "write a route.py for a path, in quotes: new '/users/[id]'",
     "openapi": "print the routes as an OpenAPI 3.1 document",
     "jobs": "list what is due, running and failed; jobs run, cancel, replay and delete do something about it",
+    "migrate": "run the migrations that did not run yet, without a server",
     "token": "write a visitor's JWT, to try it: token alice --days 1",
 }
 MORE = """settings come from the environment, then .env.local, then .env; docs/settings.md lists them.
@@ -171,15 +173,16 @@ def openapi(given: argparse.Namespace) -> int:
 
 
 def check(given: argparse.Namespace) -> int:
-    """Say everything that would stop the start. Nothing is opened: no port, no database."""
+    """Say everything that would stop the start. No port is opened, and nothing in the database is changed."""
     config, wrong = read_config(os.environ)
     problems: list[Exception] = [*wrong]
+    waiting: list[str] = []
     if not wrong:
         share_env()
         try:
-            database(config.database_url)
-        except ConfigError as exc:
-            problems.append(exc)
+            waiting = asyncio.run(database_of(config).pending(migrations_of(config)))
+        except Exception as exc:
+            problems += each(exc)
     counts = ""
     if not any(str(exc).startswith("ROUTES_DIR:") for exc in wrong):
         try:
@@ -194,6 +197,8 @@ def check(given: argparse.Namespace) -> int:
     for words in what_is_weak(config):
         print(f"Warning: {words}", file=sys.stderr)
     print(f"Nothing stops the start: {len(fields(Config))} settings, {counts} are in order")
+    if yours := [name for name in waiting if not name.startswith("db/")]:
+        print(f"The start will run {', '.join(yours)}")
     return 0
 
 
@@ -221,6 +226,22 @@ def jobs(given: argparse.Namespace) -> int:
     return asyncio.run(run_jobs(config, found, given.words))
 
 
+def migrate(given: argparse.Namespace) -> int:
+    config = read_settings()
+    set_up_logging(config.log_level)
+    ran = asyncio.run(database_of(config).migrate(migrations_of(config)))
+    print("\n".join(f"{name} ran" for name in ran) or "Nothing to do: every migration ran before")
+    return 0
+
+
+def database_of(config: Config) -> Database:
+    return database(config.database_url, config.database_pool)
+
+
+def migrations_of(config: Config) -> Path:
+    return config.routes_dir.parent / "migrations"
+
+
 def token(given: argparse.Namespace) -> int:
     config = read_settings()
     if config.auth_jwt_secret is None:
@@ -243,5 +264,6 @@ RUN: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "check": check,
     "new": new,
     "jobs": jobs,
+    "migrate": migrate,
     "token": token,
 }

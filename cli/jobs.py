@@ -39,7 +39,7 @@ def misused(words: Sequence[str]) -> str | None:
 
 async def run_jobs(config: Config, jobs: dict[str, JobFile], words: Sequence[str]) -> int:
     """List the jobs, or do what the words say. What cannot be done is told, with status 1."""
-    db = database(config.database_url)
+    db = database(config.database_url, config.database_pool)
     await db.open(config.routes_dir.parent / "migrations")
     try:
         await told(Worker(db, jobs), words)

@@ -46,7 +46,7 @@ class Database(Protocol):
         ...
 
     async def try_write(self) -> None:
-        """Find out whether a write would be kept. Raises where it would not, after three seconds at most."""
+        """Find out whether a write would be kept. Raises where it would not, after two seconds at most."""
 
     def listen(self, name: str, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back when another process may have changed something of this name; returns what ends it.

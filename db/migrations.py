@@ -51,7 +51,10 @@ class Migration(NamedTuple):
 
 def read_migrations(folder: Path | None) -> list[Migration]:
     """Read our migrations and those of a folder, in their order. All problems are raised together."""
-    return [*read_folder(TABLES, "db/tables"), *(read_folder(folder, folder.name) if folder else ())]
+    theirs = read_folder(folder, folder.name) if folder else []
+    for gap in gaps(theirs):
+        logger.info("migrations: no file has the number %s, which is allowed", gap)
+    return [*read_folder(TABLES, "db/tables"), *theirs]
 
 
 def read_folder(folder: Path, shown: str) -> list[Migration]:

@@ -24,7 +24,7 @@ logger = logging.getLogger("db")
 T = TypeVar("T")
 
 LOCK = 7204093714  # the same number in every version of the house: processes that start together wait for each other
-PATIENCE = 3.0  # seconds that a look at the server may take
+PATIENCE = 2.0  # seconds that a look at the server may take
 OURS = re.compile(r"\s*(INSERT INTO|UPDATE|DELETE FROM) house_\w+")  # what may be committed in groups
 RETURNING = re.compile(r"\bRETURNING\b")
 
@@ -86,14 +86,17 @@ class PostgreSQL:
             connection = await self._connect(statement_cache_size=0, command_timeout=None)
             try:
                 session = _Session(connection, self.target.schema)
-                await self._look_at_schema(connection)
+                await self._look_around(connection)
                 if await is_older(session):
                     self._named = session.named = names.without_prefix
                 return await use(session)
             finally:
                 await connection.close()
 
-    async def _look_at_schema(self, connection: Any) -> None:
+    async def _look_around(self, connection: Any) -> None:
+        """Find out whether the server is the one that the URL means. Raises `ConfigError`."""
+        if await connection.fetchval("SELECT current_setting('transaction_read_only')") == "on":
+            raise ConfigError(f"DATABASE_URL: {self.target.shown} is read-only (a standby?). Name the primary server.")
         path = await connection.fetchval("SELECT current_setting('search_path')")
         wanted = self.target.connect["server_settings"].get("search_path", path)
         if path != wanted:  # a pooler drops what it does not know
@@ -187,7 +190,7 @@ class PostgreSQL:
         return results
 
     async def try_write(self) -> None:
-        """Find out whether a write would be kept. Raises where it would not, after three seconds at most."""
+        """Find out whether a write would be kept. Raises where it would not, after two seconds at most."""
         async with asyncio.timeout(PATIENCE):
             [row] = await self._run_one("SELECT current_setting('transaction_read_only') AS read_only", ())
         if row["read_only"] == "on":

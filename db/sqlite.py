@@ -5,7 +5,6 @@ What waits together is committed together: one fsync for all of it, which gives 
 
 import asyncio
 import contextlib
-import logging
 import os
 import queue
 import sqlite3
@@ -28,8 +27,6 @@ OLDEST = (3, 35, 0)  # RETURNING, and DROP COLUMN
 PATIENCE = 600.0  # seconds that a start waits for the migrations of another process
 LOG_SIZE = 8 * 2**20  # bytes that app.db-wal shrinks to again after a reader was open for long
 UNIQUE = (sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_ROWID)
-
-logger = logging.getLogger("db")
 
 
 class SQLite:
@@ -117,10 +114,10 @@ class SQLite:
         return await self._writer.run([(self._named(sql), values) for sql, values in statements])
 
     async def try_write(self) -> None:
-        """Find out whether a write would be kept. Raises where it would not, after three seconds at most."""
+        """Find out whether a write would be kept. Raises where it would not, after two seconds at most."""
         if identity(self.path) != self._file:
             raise FileNotFoundError(f"{self.path} was deleted or replaced under the app: restart it")
-        async with asyncio.timeout(3.0):
+        async with asyncio.timeout(2.0):
             await self._writer.run(())  # takes the lock of writers, and gives it back
 
     def listen(self, name: str, callback: Callback) -> Callable[[], None]:
@@ -134,13 +131,11 @@ class SQLite:
         """Look ten times a second, while somebody listens, whether another connection wrote."""
         before: object = None
         while True:
-            try:  # the connection that writes does not see its own writes in it
+            with contextlib.suppress(sqlite3.Error):  # the connection that writes does not see its own writes in it
                 [[row]] = await self._writer.run([("PRAGMA data_version", ())])
                 if before not in (None, row["data_version"]):
                     self._listeners.wake()
                 before = row["data_version"]
-            except sqlite3.Error:
-                logger.debug("cannot look for changes", exc_info=True)
             await asyncio.sleep(LOOKS)
 
 
@@ -282,7 +277,7 @@ class _Session:
 def _make_file(path: Path) -> None:
     """Make a file that only its owner reads, and the folders that it needs; SQLite gives its logs the same mode."""
     for folder in reversed(path.parents):
-        if not folder.exists():
+        if not folder.is_dir():
             folder.mkdir(mode=0o700, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
@@ -290,7 +285,7 @@ def _make_file(path: Path) -> None:
 
 def try_to_make(path: Path) -> None:
     """Make a file and its folders, and take them away again. Raises `OSError`."""
-    new = [folder for folder in path.parents if not folder.exists()]
+    new = [folder for folder in path.parents if not folder.is_dir()]
     _make_file(path)
     path.unlink()
     for folder in new:

@@ -82,7 +82,7 @@ class Channel:
         """Listen, and connect again when the connection is lost: then whatever it was may have been missed."""
         tries, before = 0, False
         while True:
-            try:
+            with contextlib.suppress(Exception):  # the server is away: who listens looks by itself meanwhile
                 connection = await self.connect()
                 lost = asyncio.Event()
                 try:
@@ -99,8 +99,6 @@ class Channel:
                         await connection.execute("SELECT 1", timeout=10)
                 finally:
                     connection.terminate()
-            except Exception:  # the server is away: who listens looks by itself meanwhile
-                logger.debug("cannot listen for wake-ups", exc_info=True)
             await asyncio.sleep(AGAIN[min(tries, len(AGAIN) - 1)])
             tries += 1
 
@@ -118,11 +116,9 @@ class Channel:
     async def tell_all(self) -> None:
         while self.names:
             names, self.names = sorted(self.names), set[str]()
-            try:
+            with contextlib.suppress(Exception):  # who listens looks by itself too
                 sql = "SELECT pg_notify($1, name) FROM unnest(CAST($2 AS TEXT[])) AS name"
                 await self.execute(sql, (self.name, [f"{self.me} {name}" for name in names]))
-            except Exception:
-                logger.debug("cannot wake the other processes", exc_info=True)
             await asyncio.sleep(LOOKS)
 
     async def aclose(self) -> None:
