@@ -35,7 +35,7 @@ COMMANDS = {
     "check": "say everything that would stop the start, without starting (lint and types: make check)",
     "new": "write a route.py for a path, in quotes: new '/users/[id]'",
     "openapi": "print the routes as an OpenAPI 3.1 document",
-    "jobs": "list what is due, running and failed; jobs run, cancel, replay and delete do something about it",
+    "jobs": "list the jobs; jobs run, cancel, replay and delete change them",
     "migrate": "run the migrations that did not run yet, without a server",
     "token": "write a visitor's JWT, to try it: token alice --days 1",
 }
