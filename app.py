@@ -32,6 +32,7 @@ from config import Config
 from errors import BadRequest, Errors
 from jsonresponse import JSONResponse
 from llm import LLM, LLMError, RateLimited, Silent
+from quota import OverQuota
 from requestlog import LoggedApp
 from router import Router
 from startup import load, message_of, read_settings, report, set_up_logging, what_is_closed, what_is_open, what_is_weak
@@ -130,6 +131,12 @@ async def busy(request: Request, exc: Exception) -> Response:
     return JSONResponse({"error": "Too many answers are being streamed. Try again later."}, 503, {"Retry-After": "5"})
 
 
+async def over_quota(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, OverQuota)
+    words = "You have asked as many questions as are possible for now. Try again later."
+    return JSONResponse({"error": words}, 429, {"Retry-After": str(exc.retry_after)})
+
+
 async def not_found(request: Request, exc: Exception) -> Response:
     return JSONResponse({"error": "Not Found"}, 404)
 
@@ -159,6 +166,7 @@ HANDLERS: Mapping[Any, Any] = {
     HTTPException: http_error,
     Unauthorized: unauthorized,
     Busy: busy,
+    OverQuota: over_quota,
     NotFound: not_found,
     Running: running,
     Reused: reused,

@@ -18,12 +18,14 @@ from auth import Who, place
 from db import Row
 from errors import BadRequest
 from llm import Read
+from quota import OverQuota
 from sse import EventStream
 from state import State
 from store import STALE, Question, Turn
 from store import State as AnswerState
 from worker import Job
 
+OVER = "You have asked as many questions as are possible for now. Please try again later."
 SAVE_EVERY = 5.0  # seconds: how much of an answer a crash can take
 
 Say = Callable[[Sequence[str]], Awaitable[None]]  # takes the pieces that came together
@@ -52,7 +54,8 @@ async def reply(state: State, job: Job, *, channel_id: str, text: str) -> str:
     """Answer what somebody said in a channel, whole: in the conversation of the job's channel and the channel's id.
 
     The job's id is the message's, so that a job that is tried again finds the answer that was given before. Raises
-    `ValueError` where nothing was said, and what `LLM.chat_stream` raises.
+    `ValueError` where nothing was said, and what `LLM.chat_stream` raises. Somebody who asked as much as CHAT_QUOTA
+    allows is told so once, and then "" is returned until a question may be asked again.
     """
     if not isinstance(text, str) or not text.strip():  # pyright: ignore[reportUnnecessaryIsInstance] - as it was sent
         raise ValueError("a message without text")
@@ -69,8 +72,12 @@ async def reply(state: State, job: Job, *, channel_id: str, text: str) -> str:
     async def say(pieces: Sequence[str]) -> None:
         said.extend(pieces)
 
-    # the claim on the job says that nobody else is writing this answer, however lately somebody was
-    await _turn(state, question, say, lambda: "stopped", stale=0.0)
+    try:
+        # the claim on the job says that nobody else is writing this answer, however lately somebody was
+        await _turn(state, question, say, lambda: "stopped", stale=0.0)
+    except OverQuota as over:
+        quota, now = state["store"].quota, state["store"].clock()
+        return OVER if await quota.is_to_be_told(channel, channel_id, job["id"], over, now) else ""
     return join(said)
 
 

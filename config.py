@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
@@ -87,6 +87,23 @@ def token(value: str) -> str:
     if not re.fullmatch("[!-~]+", value):
         raise ValueError("a token of visible ASCII characters is required, without blanks and line ends")
     return value
+
+
+class Limit(NamedTuple):
+    """So many questions in so many seconds, whenever they begin."""
+
+    most: int
+    seconds: float
+
+
+SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+
+
+def limits(value: str) -> tuple[Limit, ...]:
+    found = [re.fullmatch(r" *([1-9][0-9]{0,8})/(second|minute|hour|day) *", part) for part in value.split(",")]
+    if None in found:
+        raise ValueError("numbers of questions are required, such as 20/minute or 20/minute,200/day")
+    return tuple(Limit(int(limit[1]), SECONDS[limit[2]]) for limit in found if limit)
 
 
 def jwt_secret(value: str) -> str:
@@ -195,6 +212,7 @@ class Config:
     chat_history_chars: int = setting(32_000, integer(0, 10**9))
     chat_max_streams: int = setting(1000, integer(1, 10**6))
     openapi: str = setting("closed", word("closed", "open"))
+    chat_quota: tuple[Limit, ...] | None = setting(None, limits)
     conversation_days: int | None = setting(None, integer(1, 36_500))
     cron_interval: float | None = setting(None, seconds)
     jobs_at_once: int = setting(50, integer(1, 1000))

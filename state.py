@@ -79,7 +79,7 @@ async def open_state(
             config=config,
             db=db,
             llm=llm,
-            store=Store(db),
+            store=Store(db, limits=config.chat_quota or ()),
             worker=worker,
             channels=channels,
             http=http,

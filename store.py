@@ -5,12 +5,14 @@ two turns at once keep their order; the answer's row is ``running`` until it is 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from uuid import uuid4
 
+from config import Limit
 from db import Database, Row, Statement
+from quota import Quota
 
 State = Literal["done", "left", "error", "stopped"]
 
@@ -109,9 +111,10 @@ class Turn:
 class Store:
     """Conversations in a database."""
 
-    def __init__(self, db: Database, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, db: Database, clock: Callable[[], float] = time.time, limits: Sequence[Limit] = ()) -> None:
         self.db = db
         self.clock = clock
+        self.quota = Quota(db, limits)
 
     async def begin(self, question: Question, *, again: bool = False, stale: float = STALE) -> Turn:
         """Store a question, making its conversation where there is none, and the empty answer behind it.
@@ -119,7 +122,7 @@ class Store:
         A repeated ``message_id`` stores nothing: it gives the finished answer, or the right to write it once more
         where it was not finished. With ``again`` the answer is always written once more, to the question as it is
         now, and what came after it is deleted. A running answer that was not touched for ``stale`` seconds counts as
-        not finished. Raises `Running`, `Reused`.
+        not finished. Raises `Running`, `Reused`, `OverQuota`.
         """
         now, turn = self.clock(), uuid4().hex
         place = (question.channel, question.owner, question.conversation)
@@ -136,8 +139,11 @@ class Store:
             (CHANGE_QUESTION, (*place, turn, question.content)),
             (DELETE_LATER, (*place, turn)),
         )
-        [conversation], _, fresh, *rest = await self.db.write(
-            *inserted, *(repeated if question.message_id else ()), *(replaced if again else ())
+        [conversation], _, fresh, *rest = await self.quota.write(
+            *(place, question.message_id, again, now),
+            *inserted,
+            *(repeated if question.message_id else ()),
+            *(replaced if again else ()),
         )
         if taken := fresh or rest[0]:
             return Turn(conversation["id"], taken[0]["seq"], turn)

@@ -1,4 +1,7 @@
-"""Delete the conversations that nobody has spoken in for CONVERSATION_DAYS. Unset: they are all kept."""
+"""Delete the conversations that nobody has spoken in for CONVERSATION_DAYS. Unset: they are all kept.
+
+What no longer counts towards CHAT_QUOTA goes too.
+"""
 
 from state import State
 from worker import Job
@@ -7,6 +10,7 @@ schedule = "0 4 * * *"
 
 
 async def run(job: Job, state: State) -> None:
-    days = state["config"].conversation_days
+    store, days = state["store"], state["config"].conversation_days
+    await store.quota.forget(store.clock())
     if days is not None:
-        await state["store"].forget(days * 86_400)
+        await store.forget(days * 86_400)

@@ -18,6 +18,7 @@ FLOORS = [
     {"state"},
     {"webhooks"},
     {"llm", "sse", "store", "worker"},
+    {"quota"},
     {"model", "db"},
     {"loader", "openapi"},
     {"router", "requestlog"},
