@@ -28,7 +28,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from auth import Unauthorized
 from chat import Busy
 from cli.commands import main
-from config import Config
+from cli.explain import explain
+from config import Config, near_misses
 from errors import BadRequest, Errors
 from jsonresponse import JSONResponse
 from llm import LLM, LLMError, RateLimited, Silent
@@ -199,7 +200,9 @@ def dev() -> ASGIApp:
     """Build the app for make dev: when it cannot be built, every answer says why until it can."""
     try:
         config = start()  # a reload does not wait for open streams; jobs run without a crontab
-        return create_app(replace(config, shutdown_grace=0, cron_interval=config.cron_interval or 60))
+        app = create_app(replace(config, shutdown_grace=0, cron_interval=config.cron_interval or 60))
+        app.add_exception_handler(Exception, explain)
+        return app
     except Exception as exc:
         report(exc)
         text = message_of(exc)
@@ -215,6 +218,8 @@ def start() -> Config:
     """Read the settings and set up logging, once in each process that serves."""
     config = read_settings()
     set_up_logging(config.log_level)
+    for near_miss in near_misses():
+        logger.warning("%s in %s is not a setting. Did you mean %s?", *near_miss)
     access = logging.getLogger("uvicorn.access")  # our own line says more, and never a query
     access.handlers, access.propagate = [], False
     return config

@@ -11,6 +11,7 @@ import socket
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import uvicorn
 from cli.devserver import run_dev, table, url_of
 from cli.jobs import USAGE, misused, run_jobs
 from cli.scaffold import example, write_route
-from config import HERE, Config, ConfigError, read_config
+from config import HERE, Config, ConfigError, near_misses, read_config
 from db import Database, database
 from loader import load_routes, raise_together
 from startup import each, load, read_settings, report, set_up_logging, share_env, what_is_weak
@@ -193,6 +194,9 @@ def check(given: argparse.Namespace) -> int:
             )
         except Exception as exc:
             problems += each(exc)
+    with suppress(ConfigError):  # a file that cannot be read is among the problems
+        for name, source, meant in near_misses():
+            print(f"{name} in {source} is not a setting. Did you mean {meant}?", file=sys.stderr)
     raise_together(problems)
     for words in what_is_weak(config):
         print(f"Warning: {words}", file=sys.stderr)

@@ -74,6 +74,10 @@ def planned(root: Path, path: str) -> RouteFile:
         names = names[1:]  # the path of a file, as a shell completes it
     if names[-1:] == ["route.py"]:
         names = names[:-1]
+    if foreign := next((name for name in names if ours(name) != name), None):
+        raise RouteError(
+            f"{foreign!r} is how other frameworks write a parameter. Write /{'/'.join(map(ours, names))} here."
+        )
     segments: list[Segment] = []
     for name in names:
         if name.startswith("_"):
@@ -86,6 +90,19 @@ def planned(root: Path, path: str) -> RouteFile:
             raise RouteError(str(exc)) from None
     folder = root.joinpath(*names)
     return RouteFile(folder / "route.py", "/".join([root.name, *names, "route.py"]), tuple(segments), ())
+
+
+def ours(name: str) -> str:
+    """A parameter of Express, FastAPI, Flask and the like as a folder is called here; any other name as it is."""
+    if match := re.fullmatch(r":(\w+)([*+?]?)", name):
+        return {"": "[{}]", "+": "[...{}]"}.get(match[2], "[[...{}]]").format(match[1])
+    if match := re.fullmatch(r"\{(\w+)(?::(\w+))?\}", name):
+        return f"[...{match[1]}]" if match[2] == "path" else f"[{match[1]}]"
+    if match := re.fullmatch(r"<(?:(\w+):)?(\w+)>", name):
+        return f"[...{match[2]}]" if match[1] == "path" else f"[{match[2]}]"
+    if match := re.fullmatch(r"\*+(\w*)", name):
+        return f"[...{match[1] or 'path'}]"
+    return name
 
 
 def clashes(root: Path, file: RouteFile) -> list[Exception]:

@@ -31,7 +31,7 @@ class Command:
 
     def wait_for(self, words: str) -> None:
         try:
-            wait_until(lambda: words in self.output or self.process.poll() is not None, 60)
+            wait_until(lambda: words in self.output or self.process.poll() is not None, 300)
         finally:
             assert words in self.output, self.output
 
@@ -62,4 +62,4 @@ def running(project: Project, *command: str, **environ: str) -> Generator[Comman
 
 def run(project: Project, *command: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environ}
-    return subprocess.run(command, cwd=project, env=environ, text=True, capture_output=True, timeout=60)
+    return subprocess.run(command, cwd=project, env=environ, text=True, capture_output=True, timeout=600)

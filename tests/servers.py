@@ -41,7 +41,7 @@ def serving(app: ASGIApp, **options: Any) -> Generator[str]:
             assert not thread.is_alive(), "the server did not stop"
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 10) -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 60) -> None:
     """Wait for something another thread or process does."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:

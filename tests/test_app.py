@@ -43,23 +43,23 @@ def test_make_dev_serves_a_new_a_changed_and_a_broken_file_and_the_mended_one(pr
     with running(project, "make", "dev", PORT=str(port)) as dev:
         dev.wait_for("Serving")
         write_tree(project, {"routes/stream/route.py": STREAM, "routes/new/route.py": text.format("one")})
-        wait_until(lambda: answer() == "one", 20)
+        wait_until(lambda: answer() == "one")
         seen = route.stat()
         route.write_text(text.format("two"))
         os.utime(route, ns=(seen.st_atime_ns, seen.st_mtime_ns))  # as long, and saved within the same second
-        wait_until(lambda: answer() == "two", 20)
+        wait_until(lambda: answer() == "two")
         route.write_text("async def get(): ...\n")
-        wait_until(lambda: "Detected lowercase method 'get' in 'routes/new/route.py'" in answer(), 20)
+        wait_until(lambda: "Detected lowercase method 'get' in 'routes/new/route.py'" in answer())
         assert "Detected lowercase method 'get'" in dev.output
         route.write_text(text.format("three"))
-        wait_until(lambda: answer() == "three", 20)
+        wait_until(lambda: answer() == "three")
         route.parent.rename(project / "routes/moved")
-        wait_until(lambda: "Not Found" in answer(), 20)
+        wait_until(lambda: "Not Found" in answer())
         # an open stream (a browser's tab) does not hold the reload up
         with httpx.stream("GET", f"http://127.0.0.1:{port}/stream", trust_env=False) as stream:
             assert stream.status_code == 200
             write_tree(project, {"routes/new/route.py": text.format("four")})
-            wait_until(lambda: answer() == "four", 20)
+            wait_until(lambda: answer() == "four")
 
 
 def test_make_start_stays_closed_without_a_token_and_says_which_to_set(project: Project):

@@ -151,6 +151,27 @@ def test_check_lets_a_route_find_the_settings_of_its_own(project: Project):
     assert run(project, PYTHON, "-m", "app", "check").returncode == 0
 
 
+def test_check_names_what_is_nearly_a_setting_and_leaves_names_of_ones_own_alone(project: Project):
+    near = {
+        "WEBCHAT_TOKN": "WEBCHAT_TOKEN",
+        "DATABSE_URL": "DATABASE_URL",
+        "PROT": "PORT",
+        "OPENAI_APIKEY": "OPENAI_API_KEY",
+        "webchat_token": "WEBCHAT_TOKEN",
+        "LOGLEVEL": "LOG_LEVEL",
+        "MODELS_SMRT": "MODEL_SMART",
+    }
+    own = ["STRIPE_SECRET", "MY_MODEL", "SECRET", "TOKEN", "POST_URL", "POOL", "SENTRY_DSN", "NODE_ENV", "S3_BUCKET"]
+    text = "".join(f"{name}=x\n" for name in [*near, *own])
+    write_tree(project, {".env": text, ".env.local": "PORTT=1\n"})
+    done = run(project, PYTHON, "-m", "app", "check")
+    assert (done.returncode, done.stdout.startswith("Nothing stops the start")) == (0, True)
+    assert done.stderr.splitlines() == [
+        "PORTT in .env.local is not a setting. Did you mean PORT?",
+        *(f"{name} in .env is not a setting. Did you mean {meant}?" for name, meant in near.items()),
+    ]
+
+
 def test_check_names_a_database_whose_driver_is_not_installed(project: Project):
     script = "import sys; sys.modules['asyncpg'] = None; from cli.commands import main; sys.exit(main(['check']))"
     done = run(project, PYTHON, "-c", script, DATABASE_URL="postgresql://nobody@localhost/none")
@@ -252,6 +273,18 @@ def test_new_routes_pass_the_projects_own_lint_and_types(project: Project):
         ("/x/[a", "'[a' is not a parameter. Write [a], [...a] or [[...a]]."),
         ("/x/[..a]", "it takes three plain dots. Write [...a] or [a]."),
         ("../x", "'..' can never be reached"),
+        ("/users/:id", "':id' is how other frameworks write a parameter. Write /users/[id] here."),
+        ("/users/{id}", "'{id}' is how other frameworks write a parameter. Write /users/[id] here."),
+        ("/users/{id:int}/posts", "Write /users/[id]/posts here."),
+        ("/users/<int:id>", "Write /users/[id] here."),
+        ("/users/<id>", "Write /users/[id] here."),
+        ("/files/{path:path}", "Write /files/[...path] here."),
+        ("/files/*", "Write /files/[...path] here."),
+        ("/files/*rest", "Write /files/[...rest] here."),
+        ("/files/:rest*", "Write /files/[[...rest]] here."),
+        ("/files/:rest+", "Write /files/[...rest] here."),
+        ("/files/:rest?", "Write /files/[[...rest]] here."),
+        ("/:a/{b}/[c]", "Write /[a]/[b]/[c] here."),
         ("/_lib/x", "'_lib': a folder whose name begins with _ is not routed. Write %5Flib for it."),
         ("/x/a\nb", "'a\\nb' holds a character that cannot be seen."),
         ("/logo.png", "public/logo.png answers at /logo.png already. Rename or remove it."),

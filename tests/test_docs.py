@@ -33,6 +33,7 @@ FOREIGN = {
     "CREDENTIALS_DIRECTORY",  # systemd's
     "FORWARDED_ALLOW_IPS",  # uvicorn's
     "GITHUB_SECRET",  # an example's own
+    "DATABSE_URL",  # misspelt on purpose
     "SHOP_NAME",  # the same
     "SHOP_SECRET",  # the same
     "STOCK_URL",  # the same

@@ -139,7 +139,7 @@ def test_make_dev_says_it_too_and_serves_the_fixed_one(project: Project):
         dev.wait_for("Serving")
         assert httpx.get(f"http://127.0.0.1:{port}/shelf", trust_env=False).text == "7"
         write_tree(project, {"instrumentation.py": "async def register(state): yield {'shelf': 'eight'}\n"})
-        wait_until(lambda: text_of(f"http://127.0.0.1:{port}/shelf") == "eight", 30)
+        wait_until(lambda: text_of(f"http://127.0.0.1:{port}/shelf") == "eight")
 
 
 def text_of(url: str) -> str:

@@ -407,7 +407,7 @@ def started(model: ModelServer, tmp_path: Path) -> Iterator[tuple[str, "subproce
     process = subprocess.Popen(command, cwd=HERE, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(url), 20)
+        wait_until(lambda: answers(url))
         yield url, process
     finally:
         process.kill()
