@@ -180,9 +180,9 @@ WRONG_KEY = b'{"error": {"message": "Incorrect API key: sk-nobodys", "code": "in
 @pytest.mark.parametrize(
     ("status", "body", "alias", "told", "logged"),
     [
-        (404, UNKNOWN, "smart", "does not know the model 'smart'.", "MODEL_SMART is 'gpt-nine': name a model that"),
-        (404, b"Not Found", "fast", "does not know the model 'fast'.", "MODEL_FAST is 'gpt-tiny': name a model that"),
-        (400, UNKNOWN, "fast", "does not know the model 'fast'.", "MODEL_FAST is 'gpt-tiny': name a model that"),
+        (404, UNKNOWN, "smart", "does not know the model.", "MODEL_SMART=gpt-nine: name a model that"),
+        (404, b"Not Found", "fast", "does not know the model.", "MODEL_FAST=gpt-tiny: name a model that"),
+        (400, UNKNOWN, "fast", "does not know the model.", "MODEL_FAST=gpt-tiny: name a model that"),
         (401, WRONG_KEY, "smart", "The model refused the request.", "OPENAI_API_KEY is not one of the server's"),
     ],
 )
@@ -217,7 +217,7 @@ async def test_a_server_that_wants_a_key_which_is_not_set_is_told_so_in_the_log(
 ):
     model.answer = lambda exchange: refuse(exchange, 401, WRONG_KEY)
     assert (await ask(serve(openai_base_url=model.url))).status_code == 502
-    wait_until(lambda: "OPENAI_API_KEY is not set, and the server wants one" in caplog.text)
+    wait_until(lambda: "OPENAI_API_KEY is not set, and the server requires one" in caplog.text)
 
 
 async def test_a_model_that_cannot_be_reached_is_502(serve: Serve):
