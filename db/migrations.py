@@ -30,7 +30,7 @@ NAME = re.compile(r"([0-9]+)[_-][\w-]+\.(sql|py)")
 TRANSACTION = re.compile(r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE)\b", re.I)
 BEFORE_NAMES = 3  # our first three were recorded by number, in databases whose tables have no prefix
 
-NOTES = """CREATE TABLE IF NOT EXISTS house_migration (
+NOTES = """CREATE TABLE house_migration (
   name TEXT PRIMARY KEY, digest TEXT NOT NULL, ran_at DOUBLE PRECISION NOT NULL)"""
 NOTE = "INSERT INTO house_migration (name, digest, ran_at) VALUES ($1, $2, $3)"
 
@@ -107,7 +107,8 @@ async def migrate(session: Session, found: Sequence[Migration]) -> list[str]:
         return []
     ran: list[str] = []
     async with session.locked():
-        await session.write((NOTES, ()))
+        if not await session.columns("house_migration"):  # IF NOT EXISTS would need the right to make one even then
+            await session.write((NOTES, ()))
         await take_over(session, found)
     for migration in found:
         async with session.locked():
