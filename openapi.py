@@ -22,7 +22,7 @@ from config import HERE
 from router import Route, Segment
 from typed.binding import Bound, Check
 from typed.inputs import Input, Schemas
-from typed.schemas import alternatives, fields_of
+from typed.schemas import alternatives, fields_of, without_null
 from typed.signature import EMPTY, WITHOUT_BODY, innermost, returns_of, shown_type
 
 logger = logging.getLogger("openapi")
@@ -292,7 +292,7 @@ def _query_parameters(operation: Operation, found: Found) -> Iterator[dict[str, 
         return
     fields, required = found.fields(query), found.required(query)
     for name, field in fields.items():
-        parameter = {"name": name, "in": "query", "required": name in required, "schema": field}
+        parameter = {"name": name, "in": "query", "required": name in required, "schema": without_null(field)}
         if "description" in field:
             parameter["description"] = field["description"]
         yield parameter

@@ -39,6 +39,7 @@ class Page:
     order: Literal["newest", "oldest"]
     limit: Annotated[int, Field(ge=1, le=100, description="How many.")] = 20
     tag: list[str] = field(default_factory=list)
+    after: int | None = None
 
 @dataclass
 class Params:
@@ -75,6 +76,7 @@ def test_a_body_a_query_and_parameters_are_described_by_their_types(tmp_path: Pa
         {"name": "order", "in": "query", "required": True, "schema": {"type": "string", "enum": ["newest", "oldest"]}},
         {"name": "limit", "in": "query", "required": False, "schema": limit, "description": "How many."},
         {"name": "tag", "in": "query", "required": False, "schema": {"type": "array", "items": {"type": "string"}}},
+        {"name": "after", "in": "query", "required": False, "schema": {"type": "integer"}},
     ]
     sent = {"schema": {"$ref": "#/components/schemas/NewPost"}}
     assert post["requestBody"] == {"required": True, "content": {"application/json": sent}}

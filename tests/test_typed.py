@@ -344,8 +344,8 @@ def test_a_query_becomes_what_its_annotation_says(pages: TestClient, query: str,
         ("order=best", "order", 'must be one of "newest", "oldest"'),
         ("year=2024", "year", "must be one of 2025, 2026"),
         ("deep=maybe", "deep", "must be true or false"),
-        ("day=tomorrow", "day", "must be a date such as 2026-11-26 or null"),
-        ("who=ada", "who", "must be a UUID or null"),
+        ("day=tomorrow", "day", "must be a date such as 2026-11-26"),
+        ("who=ada", "who", "must be a UUID"),
     ],
 )
 def test_what_does_not_fit_a_query_is_400_with_its_field(pages: TestClient, query: str, field: str, message: str):

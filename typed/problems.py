@@ -36,7 +36,10 @@ def problems_of(exc: ValidationError, root: str, value: Any, schema: Schema) -> 
         for key in path:
             schemas = below(schemas, key, schema)
         field = ".".join(str(key)[:LONGEST] for key in path) or root
-        message = _message(error, words(schemas, schema), last)
+        expected = words(schemas, schema)
+        if root == "query":  # text is never null
+            expected = expected.removesuffix(" or null")
+        message = _message(error, expected, last)
         if field in found and message not in found[field].split(", or "):
             message = f"{found[field]}, or {message}"
         found[field] = message

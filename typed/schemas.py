@@ -54,8 +54,23 @@ def below(schemas: Iterable[Schema], key: object, root: Schema) -> list[Schema]:
 
 def kinds_of(schema: Schema, root: Schema) -> set[str]:
     """The JSON types that a value may have; an empty set where any will do."""
-    found = [one.get("type") for one in alternatives(schema, root)]
-    return set() if None in found else {str(kind) for kind in found}
+    found: set[str] = set()
+    for one in alternatives(schema, root):
+        kinds: Any = one.get("type")
+        if kinds is None:
+            return set()
+        found |= {kinds} if isinstance(kinds, str) else {*kinds}
+    return found
+
+
+def without_null(schema: Schema) -> dict[str, Any]:
+    """The schema of what comes as text, which cannot be null: it is left out."""
+    found = {key: value for key, value in schema.items() if (key, value) != ("default", None)}
+    if isinstance(found.get("type"), list):
+        found["type"] = next(kind for kind in found["type"] if kind != "null")
+    if several := [one for one in found.pop("anyOf", ()) if one != {"type": "null"}]:
+        found |= several[0] if len(several) == 1 else {"anyOf": several}
+    return found
 
 
 def words(schemas: Iterable[Schema], root: Schema) -> str:

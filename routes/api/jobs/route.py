@@ -3,66 +3,51 @@
 Both with the secret of /api/cron. The command line's `jobs` does the same.
 """
 
-from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import Response
 
-from auth import require_cron_secret
+from auth import operator, requires
 from errors import BadRequest
 from jsonresponse import JSONResponse
 from state import State
-from worker import Impossible, Worker
+from worker import Impossible
 
-ACTIONS = ("run", "cancel", "replay", "delete")
+Text = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
 
-async def GET(request: Request[State]) -> Response:
-    require_cron_secret(request.headers, request.state["config"].cron_secret)
+@dataclass
+class Asked:
+    action: Literal["run", "cancel", "replay", "delete"] = "run"
+    name: Text | None = None
+    id: Text | None = None
+    payload: Any = None
+
+
+@requires(operator)
+async def GET(request: Request[State]) -> JSONResponse[dict[str, Any]]:
     return JSONResponse({"success": True, "data": await request.state["worker"].overview()})
 
 
-async def POST(request: Request[State]) -> Response:
+@requires(operator)
+async def POST(request: Request[State], body: Asked) -> JSONResponse[dict[str, Any]]:
     """Run ``{"name": "daily", "payload": ...}`` now, or ``{"action": "cancel" | "replay" | "delete", "id": ...}``."""
-    require_cron_secret(request.headers, request.state["config"].cron_secret)
-    body = await request.json()
-    if not isinstance(body, dict):
-        raise BadRequest(("body", 'must be a JSON object such as {"name": "daily"}'))
-    asked = cast("Mapping[str, Any]", body)
-    action = asked.get("action", "run")
-    if action not in ACTIONS:
-        raise BadRequest(("action", f"is not known; use one of {', '.join(ACTIONS)}"))
+    worker, target = request.state["worker"], "name" if body.action == "run" else "id"
+    text = body.name if body.action == "run" else body.id
+    if text is None:
+        raise BadRequest((target, "is required: a non-empty text"))
     try:
-        return await act(request.state["worker"], action, asked)
+        match body.action:
+            case "run":
+                return JSONResponse({"success": True, "data": {"id": await worker.run(text, body.payload)}}, 202)
+            case "cancel":
+                state = await worker.cancel(text)
+            case "replay":
+                state = await worker.replay(text) or "waiting"
+            case "delete":
+                state = await worker.delete(text) or "deleted"
     except Impossible as exc:
-        raise BadRequest(("name" if action == "run" else "id", str(exc))) from None
-
-
-async def act(worker: Worker, action: str, asked: Mapping[str, Any]) -> Response:
-    if action == "run":
-        id = await worker.run(text_of(asked, "name"), asked.get("payload"))
-        return JSONResponse({"success": True, "data": {"id": id}}, 202)
-    id = text_of(asked, "id")
-    state = "deleted"
-    if action == "cancel":
-        state = await worker.cancel(id)
-    elif action == "replay":
-        await worker.replay(id)
-        state = "waiting"
-    else:
-        await worker.delete(id)
-    return JSONResponse({"success": True, "data": {"id": id, "state": state}})
-
-
-def text_of(asked: Mapping[str, Any], name: str) -> str:
-    value = asked.get(name)
-    if not isinstance(value, str) or not value:
-        raise BadRequest((name, "is required: a non-empty text"))
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadRequest((name, "has half of a surrogate pair, which is not Unicode text")) from None
-    if "\0" in value:
-        raise BadRequest((name, "has a NUL character"))
-    return value
+        raise BadRequest((target, str(exc))) from None
+    return JSONResponse({"success": True, "data": {"id": text, "state": state}})
