@@ -5,10 +5,12 @@
 
 import logging
 import math
+import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,25 +20,33 @@ if __name__ == "__main__" and not find_spec("starlette"):
         "Run make dev once, which installs them, and then write: .venv/bin/python -m app"
     )
 
+import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from auth import Unauthorized
 from chat import Busy
 from cli.commands import main
+from cli.devserver import DEV_TOKEN
 from cli.explain import explain
 from config import Config, near_misses
 from errors import BadRequest, Errors
 from jsonresponse import JSONResponse
+from layers.bodylimit import BodyLimit
+from layers.lifespan import PlainFailure
+from layers.prefix import Prefix
+from layers.requestlog import RequestLog
 from llm import LLM, LLMError, RateLimited, Silent
+from logs import set_up_logging
+from modules import executing
 from quota import OverQuota
-from requestlog import LoggedApp
 from router import Router
-from startup import load, message_of, read_settings, report, set_up_logging, what_is_closed, what_is_open, what_is_weak
+from router.public import public_files
+from startup import load, message_of, read_settings, report, what_is_closed, what_is_open, what_is_weak
 from state import State, open_state
 from store import NotFound, Reused, Running
 
@@ -48,67 +58,36 @@ def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[State]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = config.handler_threads
         async with open_state(config, loaded.jobs, loaded.channels, llm, loaded.register) as state:
             yield state
 
     loaded = load(config)
-    app = App(exception_handlers=HANDLERS)
-    app.max_body_bytes = config.max_body_bytes
-    app.router = FrontRouter(loaded.routes, public=config.routes_dir.parent / "public", lifespan=lifespan)
+    app = App(exception_handlers=HANDLERS, middleware=loaded.middleware)
+    app.max_body_size = config.max_body_bytes
+    app.router = Router(loaded.routes, files=public_files(config.routes_dir.parent / "public"), lifespan=lifespan)
     app.state.config = config
     return app
 
 
-class App(LoggedApp):
-    """Starlette with one error layer instead of two, and a limit on bodies that costs nothing without a body.
-
-    With `debug`, or middleware of the app's own, Starlette's two layers are used as they are.
-    """
-
-    max_body_bytes = 1_048_576
+class App(Starlette):
+    """Starlette, with its layers in one list."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        end = limited(self.router, self.max_body_bytes)
-        if not self.debug and not self.user_middleware:
-            return end
-        router, self.router = self.router, end  # pyright: ignore[reportAttributeAccessIssue] - only called here
-        try:
-            return super().build_middleware_stack()
-        finally:
-            self.router = router
-
-
-class FrontRouter(Router):
-    """A start that fails because of the settings says so in their words; Starlette's own gives a traceback."""
-
-    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def telling(message: Message) -> None:
-            exc = sys.exception()
-            if message["type"] == "lifespan.startup.failed" and exc is not None:
-                message["message"] = message_of(exc).rstrip()
-            await send(message)
-
-        await super().lifespan(scope, receive, telling)
-
-
-def limited(app: ASGIApp, limit: int) -> ASGIApp:
-    """Answer 413 to a body that is too large: by its declared length at once, or else when it grows past the limit.
-
-    Starlette's own middleware would wrap every request, and answers in plain text.
-    """
-    counting = RequestBodyLimitMiddleware(Errors(app), limit)  # Errors inside: else it answers itself, in plain text
-
-    def limit_body(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # no coroutine of its own
-        chosen = app
-        if scope["type"] == "http":
-            for name, value in scope["headers"]:
-                if name == b"content-length" and int(value) > limit:
-                    raise HTTPException(413, "Content Too Large")
-                if name == b"transfer-encoding":
-                    chosen = counting
-        return chosen(scope, receive, send)
-
-    return limit_body
+        """Put the layers around the router: what comes in passes them from the first to the last."""
+        layers = [
+            Middleware(PlainFailure),  # a start that fails says why
+            Middleware(Prefix),  # one way of writing where the app is mounted
+            Middleware(RequestLog),  # an id for each request, and a line in the log
+            Middleware(Errors),  # what a layer below raises becomes an answer
+            *self.user_middleware,  # app.add_middleware, then the project's middleware.py
+            Middleware(BodyLimit, self.max_body_size or 2**63),
+            Middleware(Errors),  # what a route raises becomes an answer, which the layers above see
+        ]
+        app: ASGIApp = self.router
+        for cls, args, kwargs in reversed(layers):
+            app = cls(app, *args, **kwargs)
+        return app
 
 
 # Every status that an error becomes, in one place.
@@ -159,9 +138,18 @@ async def model_error(request: Request, exc: Exception) -> Response:
 
 async def server_error(request: Request, exc: Exception) -> Response:
     route: Any = request.scope.get("route")
-    exc.add_note(f"while answering {request.method} {request.scope['path']} ({getattr(route, 'file', 'no route')})")
+    path = getattr(route, "path", None) or repr(request.scope["path"])  # as sent it may hold the end of a line
+    exc.add_note(f"while answering {request.method} {path} ({getattr(route, 'file', 'no route')})")
+    if isinstance(exc, KeyError) and exc.args[0] in State.__annotations__ and exc.args[0] not in request.scope["state"]:
+        exc.add_note(WITHOUT_LIFESPAN)
     return JSONResponse({"error": "Internal server error"}, 500)
 
+
+WITHOUT_LIFESPAN = (
+    "The app's lifespan did not run, so there is no request.state. Who mounts the app in another one runs it there: "
+    "Starlette(routes=[Mount('/base', app)], lifespan=lambda _: app.router.lifespan_context(app)); "
+    "in a test, write: with TestClient(app) as client."
+)
 
 HANDLERS: Mapping[Any, Any] = {
     HTTPException: http_error,
@@ -179,28 +167,57 @@ HANDLERS: Mapping[Any, Any] = {
 # What servers import: `app` for production, `dev` for make dev.
 
 
-def __getattr__(name: str) -> Any:
-    """Build the app when a server asks for it by name, so that importing this module has no effect."""
-    if name != "app":
-        raise AttributeError(name)
+class Served:
+    """The app that servers and others import: it is built when anything of it is asked for, and not before.
+
+    So importing this module has no effect, and `from app import app` works everywhere.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(production(), name)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            return await production()(scope, receive, send)
+        try:
+            started = production()
+        except SystemExit:  # what is wrong was said
+            await receive()
+            return await send({"type": "lifespan.startup.failed", "message": ""})
+        await started(scope, receive, send)
+
+
+@cache
+def production() -> Starlette:
+    """Build the app with the settings of the environment, or say what is wrong and exit with 3."""
+    if (file := executing()) is not None:
+        raise RuntimeError(
+            f"{file} imports the app, which is built from that file. A handler has it as request.app, "
+            "and what app.py does not build is imported from its own module."
+        )
     try:
         config = start()
         for words in (*what_is_closed(config), *what_is_weak(config)):
             logger.warning("%s", words)
         for words in what_is_open(config):
             logger.info("%s", words)
-        globals()["app"] = app = create_app(config)
+        return create_app(config)
     except Exception as exc:
         report(exc)
         sys.exit(3)  # what uvicorn's process manager takes for "do not try again"
-    return app
+
+
+app: Any = Served()
 
 
 def dev() -> ASGIApp:
     """Build the app for make dev: when it cannot be built, every answer says why until it can."""
     try:
         config = start()  # a reload does not wait for open streams; jobs run without a crontab
-        app = create_app(replace(config, shutdown_grace=0, cron_interval=config.cron_interval or 60))
+        token = config.webchat_token or os.environ.get(DEV_TOKEN)
+        app = create_app(
+            replace(config, shutdown_grace=0, cron_interval=config.cron_interval or 60, webchat_token=token)
+        )
         app.add_exception_handler(Exception, explain)
         return app
     except Exception as exc:
@@ -217,7 +234,7 @@ def dev() -> ASGIApp:
 def start() -> Config:
     """Read the settings and set up logging, once in each process that serves."""
     config = read_settings()
-    set_up_logging(config.log_level)
+    set_up_logging(config.log_level, config.log_format)
     for near_miss in near_misses():
         logger.warning("%s in %s is not a setting. Did you mean %s?", *near_miss)
     access = logging.getLogger("uvicorn.access")  # our own line says more, and never a query

@@ -50,6 +50,12 @@ def url(value: str) -> str:
     return value.rstrip("/")
 
 
+def host(value: str) -> str:
+    if not re.fullmatch(r"[0-9A-Za-z.:_%-]+", value):
+        raise ValueError("an address to listen on is wanted, without http:// and port, such as 0.0.0.0 or ::1")
+    return value
+
+
 def folder(value: str) -> Path:
     path = HERE / value
     if not path.is_dir():
@@ -201,10 +207,12 @@ class Config:
     model_fast_options: Mapping[str, Any] | None = setting(None, model_options)
     routes_dir: Path = setting(ROUTES, folder)
     log_level: str = setting("info", word("debug", "info", "warning", "error"))
-    host: str = setting("127.0.0.1")
+    log_format: str = setting("text", word("text", "json"))
+    host: str = setting("127.0.0.1", host)
     port: int = setting(3000, integer(1, 65535))
     web_concurrency: int = setting(1, integer(1, 1024))
     max_body_bytes: int = setting(1_048_576, integer(1, 2**40))
+    handler_threads: int = setting(40, integer(1, 10_000))
     shutdown_grace: float = setting(5.0, seconds)
     database_url: str = setting("sqlite:///data/app.db", database_url, hidden=True)
     database_pool: int = setting(10, integer(1, 1000))
@@ -354,6 +362,7 @@ def read_env(file: Path) -> dict[str, str]:
         raise ConfigError(
             f"{file.name} cannot be read: {exc}. Save it as UTF-8 text that this user may read."
         ) from None
+    text, in_backticks = take_backticks(text)
     for binding in parse_stream(io.StringIO(text)):
         if binding.error or (binding.key is not None and binding.value is None):
             before = binding.original.string
@@ -363,4 +372,21 @@ def read_env(file: Path) -> dict[str, str]:
                 'Write NAME=value or NAME="value with spaces", one a line; a comment starts with #.'
             )
     found = dotenv_values(stream=io.StringIO(text), interpolate=False)
-    return {name: value or "" for name, value in found.items()}
+    values = {name: in_backticks.get(value or "", value or "") for name, value in found.items()}
+    return {name: value.replace("\\$", "$") for name, value in values.items()}  # Next.js requires it written so
+
+
+BACKTICKS = re.compile(r"^(\s*(?:export\s+)?[\w.-]+[ \t]*=[ \t]*)`([^`]*)`", re.MULTILINE)
+
+
+def take_backticks(text: str) -> tuple[str, dict[str, str]]:
+    """Put a mark in the place of each value in backticks, which Next.js knows and python-dotenv does not."""
+    values: dict[str, str] = {}
+
+    def mark(found: re.Match[str]) -> str:
+        name = f"in-backticks-{len(values)}"
+        values[name] = found[2]
+        return f'{found[1]}"{name}{chr(10) * found[2].count(chr(10))}"'  # as many lines: messages count them
+
+    text = BACKTICKS.sub(mark, text)
+    return text, {name + "\n" * value.count("\n"): value for name, value in values.items()}

@@ -1,15 +1,22 @@
-"""`JSONResponse` for handlers: Starlette's, byte for byte, for a third of its processor time.
+"""`JSONResponse` for handlers: what a Next.js user expects of `Response.json`, written by orjson.
 
-Starlette's builds two encoders for each answer and walks a list of headers. A handler can return either one.
+A date is its ISO text, UTC with a ``Z``; a UUID and a `Decimal` (as Prisma's) are their text; dataclasses, pydantic
+models and named tuples are objects and lists; NaN and the infinities are null, as in JSON.stringify. A small answer
+takes 1.3 us, one of 200 rows 14; Starlette's class takes 4.6 and 226.
 """
 
 import json
-import json.encoder
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date, time
+from decimal import Decimal
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Generic, cast
+from uuid import UUID
 
-from starlette import responses
+import orjson
 from starlette.background import BackgroundTask
+from starlette.responses import Response
 
 if TYPE_CHECKING:  # a default is what `-> JSONResponse` without more means: of anything
     from typing_extensions import TypeVar
@@ -20,41 +27,14 @@ else:
 
     T_co = TypeVar("T_co", covariant=True)
 
-MEDIA_TYPE = "application/json"
 
-ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def encode_with(encoder: json.JSONEncoder) -> Callable[[Any], str]:
-    """Return `encoder.encode`, without the C encoder that it makes at each call: 0.4 in place of 1.3 us.
-
-    That one is CPython's own and not documented. Where it is not there, or wants other arguments, it is done without.
-    """
-    module: Any = json.encoder
-    how = encoder.key_separator, encoder.item_separator, encoder.sort_keys, encoder.skipkeys, encoder.allow_nan
-    try:
-        string = module.encode_basestring_ascii if encoder.ensure_ascii else module.encode_basestring
-        chunks = module.c_make_encoder(None, encoder.default, string, None, *how)
-    except (AttributeError, TypeError):
-        return encoder.encode
-
-    def encode(content: Any) -> str:
-        try:
-            return "".join(chunks(content, 0))
-        except RecursionError:  # too deep, or a circle, which the encoder itself can tell
-            return encoder.encode(content)
-
-    return encode
-
-
-encode = encode_with(ENCODER)
-
-
-class JSONResponse(responses.JSONResponse, Generic[T_co]):
+class JSONResponse(Response, Generic[T_co]):
     """An answer in JSON; `JSONResponse[Post]` says of what, to type checkers and to openapi.json.
 
-    Raises what `json.dumps` raises for what JSON does not have: NaN, a set, a circle.
+    Raises `TypeError` for what JSON does not have: a set, bytes, half a surrogate, a circle.
     """
+
+    media_type = "application/json"
 
     def __init__(
         self,
@@ -64,13 +44,39 @@ class JSONResponse(responses.JSONResponse, Generic[T_co]):
         media_type: str | None = None,
         background: BackgroundTask | None = None,
     ) -> None:
-        if headers is None and media_type is None and status_code == 200 and self.media_type == MEDIA_TYPE:
-            self.status_code = status_code
-            self.background = background
-            self.body = body = self.render(content)
-            self.raw_headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-        else:
-            super().__init__(content, status_code, headers, media_type, background)
+        super().__init__(content, status_code, headers, media_type, background)
 
     def render(self, content: Any) -> bytes:
-        return encode(content).encode()
+        return encode(content)
+
+
+def encode(content: Any) -> bytes:
+    """Return a value as JSON in UTF-8. Raises `TypeError`."""
+    try:
+        return orjson.dumps(content, plain, orjson.OPT_UTC_Z)
+    except TypeError:  # keys that are not texts, which cost every answer if they are always allowed
+        try:
+            return orjson.dumps(content, plain, orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+        except TypeError as exc:
+            if "64-bit" not in str(exc):
+                raise
+            return json.dumps(content, default=plain, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def plain(value: Any) -> Any:
+    """What stands for a value that JSON does not have. Raises `TypeError` where nothing does."""
+    if hasattr(value, "model_dump"):  # pydantic
+        return value.model_dump(mode="json")
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    if isinstance(value, date | time):  # orjson writes these itself, except beside an integer of more than 64 bits
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, tuple):
+        return list(cast("tuple[Any, ...]", value))
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[Any, Any]", value))
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    raise TypeError(f"{type(value).__name__} is not JSON: {value!r:.100}")

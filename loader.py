@@ -16,13 +16,10 @@ contract, with the places where we differ.
 """
 
 import difflib
-import hashlib
-import importlib.util
 import inspect
 import os
 import re
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar, cast
@@ -30,63 +27,79 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.middleware import Middleware
 
-from router import VERBS, Guard, Handler, Route, Segment
+from modules import Modules, RouteError, load_alone, modules_of, shown
+from router import VERBS, Guard, Handler, Route, Router, Routes, Segment
+from router.guards import wrap
 from typed.signature import HandlerError
 
 T = TypeVar("T")
-
-
-class RouteError(Exception):
-    """A file or folder that cannot be served; the message says which, what is wrong and how to mend it."""
-
 
 Place = tuple[str | int, ...]  # a node of the tree: texts, and ranks where a parameter stands
 
 
 class RouteFile(NamedTuple):
-    """A route.py on disk, before it is imported: where it answers, and the folders with middleware around it."""
+    """A route.py or a middleware.py on disk, before it is imported, and the path of its folder."""
 
     file: Path
     shown: str  # the path that messages use: routes/users/[id]/route.py
     segments: tuple[Segment, ...]
-    guards: tuple[tuple[int, Path, bool], ...]  # depth, middleware.py, covers_paths
+    inside: str = ""  # the innermost (group) or @slot around it: routes/(club)/
 
 
-def load_routes(root: Path) -> list[Route]:
+def load_routes(root: Path) -> Routes:
     """Load every route file below a folder, in the order in which they are tried.
 
     What is wrong is raised all at once: one problem as itself, several as an `ExceptionGroup`. A problem is a
     `RouteError`, or whatever a module raised on import, with a note that names the file.
     """
     problems: list[Exception] = []
-    files = sorted(walk(root, problems), key=order)
+    files, middlewares = walk(root, problems)
+    files.sort(key=order)
     problems += conflicts(files)
-    modules = Modules(root)
+    modules = modules_of(root)
+    for file in [*files, *middlewares]:
+        modules.package(file.file.parent)  # known from the first: a file may import any other
+    guards = load_guards(modules, middlewares, problems)
     routes: list[Route] = []
-    guards: dict[Path, Sequence[Middleware]] = {}
     for file in files:
         try:
-            for _, path, _ in file.guards:
-                if path not in guards:
-                    guards[path] = ()  # one report for each file, however many routes it is around
-                    guards[path] = collect_middleware(modules.load(path), _shown(root, path))
-            handlers = collect_verbs(modules.load(file.file), file.shown)
-        except Exception as exc:
-            problems.append(exc)
-            continue
-        around = [Guard(depth, guards[path], covers) for depth, path, covers in file.guards]
-        try:
-            routes.append(Route(file.segments, handlers, file=file.shown, guards=around))
+            module = modules.load(file.file)
+            handlers = collect_verbs(module, file.shown)
+            limits = collect_limits(module, file.shown)
+            routes.append(Route(file.segments, handlers, file=file.shown, guards=guards, **limits))
         except HandlerError as exc:
             problems.append(RouteError(f"{file.shown}: {exc}"))
         except Exception as exc:
-            exc.add_note(
-                f"while building the middleware of {', '.join(_shown(root, path) for _, path, _ in file.guards)}"
-            )
-            guards.update((path, ()) for _, path, _ in file.guards)
             problems.append(exc)
     raise_together(problems, root)
-    return routes
+    return Routes(routes, guards)
+
+
+def outermost_first(file: RouteFile) -> tuple[int, bool, int, str]:
+    """The order of the middleware around an answer, as a key to sort by."""
+    return len(file.segments), bool(file.inside), len(file.file.parts), file.shown
+
+
+def load_guards(modules: Modules, files: Sequence[RouteFile], problems: list[Exception]) -> list[Guard]:
+    """Load the middleware of every folder, the outermost first; what is wrong joins ``problems``."""
+    guards: list[Guard] = []
+    for file in sorted(
+        files, key=lambda file: (len(file.segments), bool(file.inside), len(file.file.parts), file.shown)
+    ):
+        try:
+            middleware = collect_middleware(modules.load(file.file), file.shown)
+            guard = Guard(file.segments, middleware, file.shown, file.inside)
+        except Exception as exc:
+            problems.append(exc)
+            continue
+        try:
+            wrap(Router([]), [guard])  # what its classes say of their arguments is said now, and once
+        except Exception as exc:
+            exc.add_note(f"while building the middleware of {file.shown}")
+            problems.append(exc)
+        else:
+            guards.append(guard)
+    return guards
 
 
 def order(file: RouteFile) -> tuple[tuple[Segment, ...], str]:
@@ -102,41 +115,77 @@ def raise_together(problems: Sequence[Exception], root: Path | None = None) -> N
         raise ExceptionGroup(f"{len(problems)} problems" + (f" in {root.name}/" if root else ""), problems)
 
 
-def walk(root: Path, problems: list[Exception]) -> Iterator[RouteFile]:
-    """Yield the route files below a folder; what is wrong with a folder's name joins ``problems``."""
+def walk(root: Path, problems: list[Exception]) -> tuple[list[RouteFile], list[RouteFile]]:
+    """List the route files below a folder, and the middleware files; what is wrong with a name joins ``problems``."""
+    routes: list[RouteFile] = []
+    middlewares: list[RouteFile] = []
 
-    def visit(
-        folder: Path, segments: tuple[Segment, ...], guards: tuple[tuple[int, Path, bool], ...], group: bool
-    ) -> Iterator[RouteFile]:
+    def visit(folder: Path, segments: tuple[Segment, ...], inside: str) -> None:
         entries = {entry.name: entry for entry in os.scandir(folder)}
-        if "middleware.py" in entries and entries["middleware.py"].is_file():
-            guards += ((len(segments), folder / "middleware.py", not group),)
-        if "route.py" in entries and entries["route.py"].is_file():
-            yield RouteFile(folder / "route.py", _shown(root, folder / "route.py"), segments, guards)
+        for name, found in (("middleware.py", middlewares), ("route.py", routes)):
+            if name in entries and entries[name].is_file():
+                file = RouteFile(folder / name, shown(root, folder / name), segments, inside)
+                if (problem := below_catch_all(file)) is None:
+                    found.append(file)
+                else:
+                    problems.append(problem)
         for name in sorted(entries):
+            place = folder / name
+            if (meant := near_miss(entries[name])) is not None:
+                problems.append(RouteError(near_miss_message(shown(root, place), meant)))
             if name.startswith("_") or not entries[name].is_dir():
                 continue
-            if entries[name].is_symlink() and (folder / name).resolve() in (here := folder.resolve(), *here.parents):
-                problems.append(
-                    RouteError(f"{_shown(root, folder / name)}: this link leads to a folder above it. Remove it.")
-                )
+            if entries[name].is_symlink() and place.resolve() in (here := folder.resolve(), *here.parents):
+                problems.append(RouteError(f"{shown(root, place)}: this link leads to a folder above it. Remove it."))
                 continue
-            transparent = is_transparent(name)
+            if is_transparent(name):
+                visit(place, segments, f"{shown(root, place)}/")
+                continue
             try:
-                below = segments if transparent else (*segments, parse_folder(name))
+                below = (*segments, parse_folder(name))
             except ValueError as exc:
-                if any((folder / name).rglob("route.py")):
-                    problems.append(RouteError(f"{_shown(root, folder / name)}: {exc}"))
+                if any(place.rglob("route.py")) or any(place.rglob("middleware.py")):
+                    problems.append(RouteError(f"{shown(root, place)}: {exc}"))
                 continue
-            yield from visit(folder / name, below, guards, group or transparent)
+            visit(place, below, inside)
 
     if not root.is_dir():
         raise RouteError(f"{root}: there is no such folder. Create it, or set ROUTES_DIR to the folder of your routes.")
-    for file in visit(root, (), (), False):
-        if (problem := below_catch_all(file)) is None:
-            yield file
-        else:
-            problems.append(problem)
+    visit(root, (), "")
+    return routes, middlewares
+
+
+def near_miss(entry: "os.DirEntry[str]") -> str | None:
+    """Say which name a file was probably meant to have, when it guards or answers only under another one."""
+    stem, suffix = os.path.splitext(entry.name)
+    if entry.is_dir():  # a package of that name guards nothing
+        return "middleware.py" if entry.name == "middleware" and (Path(entry.path) / "__init__.py").is_file() else None
+    if suffix.lower() != ".py" or (entry.name in ("route.py", "middleware.py") and entry.is_file()):
+        return None
+    bare = stem.lower().strip("_- ")
+    if bare == "page" or bare.startswith("+") or distance(bare, "route") < 2:
+        return "route.py"
+    return "middleware.py" if bare == "proxy" or distance(bare, "middleware") < 3 else None
+
+
+def near_miss_message(file: str, meant: str) -> str:
+    return (
+        f"{file}: only {meant} of that very name is read, so this file does nothing. Rename it to {meant}; "
+        "to keep it as a helper, give it another name or move it into a _private folder, such as _lib/."
+    )
+
+
+def distance(a: str, b: str) -> int:
+    """How many letters are too many, missing, wrong or swapped with the next between two words."""
+    rows = [list(range(len(b) + 1))]
+    for i, x in enumerate(a, 1):
+        row = [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (x != y)))
+            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
+                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
+        rows.append(row)
+    return rows[-1][-1]
 
 
 def below_catch_all(file: RouteFile) -> RouteError | None:
@@ -229,57 +278,6 @@ def conflicts(files: Sequence[RouteFile]) -> list[Exception]:
     return problems
 
 
-class Modules:
-    """Imports the files of one tree under private names, so that no other code is shadowed by them or shadows them.
-
-    A folder becomes a package and a file a module of it: ``routes/users/[id]/route.py`` is
-    ``_routes_5f2c….users._5b_id_5d_.route``. Escaping what is not a letter or digit keeps two folders from sharing a
-    name; the root carries a digest of its path, so that two trees of one shape can stand in one process. Since a
-    folder is a package, a route can import what stands beside it: ``from .helper import shape``.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.packages: dict[Path, str] = {}
-        self.name = f"_routes_{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]}"
-        for name in [name for name in sys.modules if name == self.name or name.startswith(f"{self.name}.")]:
-            del sys.modules[name]  # an earlier load: its helpers may have changed since
-
-    def load(self, file: Path, shown: str | None = None) -> ModuleType:
-        """Execute a file afresh. Raises what it raises, with a note that names it, and forgets it again."""
-        name = f"{self._package(file.parent)}.{file.stem}"
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # first: dataclasses with postponed annotations look their module up
-        try:
-            spec.loader.exec_module(module)
-        except BaseException as exc:
-            sys.modules.pop(name, None)
-            exc.add_note(f"while loading {shown or _shown(self.root, file)}")
-            if isinstance(exc, ModuleNotFoundError) and is_missing(exc.name):
-                exc.add_note(
-                    f"No package that is installed has {exc.name!r}. Add the one that does to the dependencies in "
-                    "pyproject.toml and run make dev, which installs what is missing."
-                )
-            raise
-        return sys.modules.get(name, module)
-
-    def _package(self, folder: Path) -> str:
-        if folder not in self.packages:
-            name = self.name
-            if folder != self.root:
-                beside = folder.with_name(f"{folder.name}.py").is_file()  # then x is x.py, and the folder gets a slash
-                name = f"{self._package(folder.parent)}.{escape(folder.name + '/' * beside)}"
-            package = ModuleType(name, "A folder of routes.")
-            package.__path__ = [str(folder)]
-            package.__package__ = name
-            sys.modules[name] = package
-            self.packages[folder] = name
-        return self.packages[folder]
-
-
 def load_files(root: Path, read: Callable[[str, str, Mapping[str, Any]], T]) -> dict[str, T]:
     """Load the files of a folder that has no folders in it, by name; {} where there is no such folder.
 
@@ -288,7 +286,7 @@ def load_files(root: Path, read: Callable[[str, str, Mapping[str, Any]], T]) -> 
     """
     if not root.is_dir():
         return {}
-    modules = Modules(root)
+    modules = modules_of(root)
     files: dict[str, T] = {}
     problems: list[Exception] = []
     for file in sorted(root.glob("*.py")):
@@ -299,11 +297,11 @@ def load_files(root: Path, read: Callable[[str, str, Mapping[str, Any]], T]) -> 
         except Exception as exc:  # the module's own, with its traceback
             problems.append(exc)
             continue
-        shown = _shown(root, file)
+        where = shown(root, file)
         try:
-            files[file.stem] = read(file.stem, shown, found)
+            files[file.stem] = read(file.stem, where, found)
         except ValueError as exc:
-            problems.append(RouteError(f"{shown}: {exc}"))
+            problems.append(RouteError(f"{where}: {exc}"))
     raise_together(problems, root)
     return files
 
@@ -315,24 +313,11 @@ def load_beside(file: Path, read: Callable[[Mapping[str, Any]], T]) -> T | None:
     """
     if not file.is_file():
         return None
-    found = vars(Modules(file.parent).load(file, file.name))
+    found = vars(load_alone(file))
     try:
         return read(found)
     except ValueError as exc:
         raise RouteError(f"{file.name}: {exc}") from None
-
-
-def is_missing(name: str | None) -> bool:
-    """Whether a module's package is not installed at all; one of the tree's own is not wanted from elsewhere."""
-    top = (name or "").partition(".")[0]
-    return bool(top) and not top.startswith("_routes_") and importlib.util.find_spec(top) is None
-
-
-def escape(name: str) -> str:
-    """Turn a folder's name into an identifier, no two names into one: an odd character becomes ``_hex_``."""
-    if name.isidentifier() and name.isascii() and not re.search("_[0-9a-f]+_", name):
-        return name
-    return "".join(c if c.isascii() and c.isalnum() else f"_{ord(c):x}_" for c in name)
 
 
 def collect_verbs(module: ModuleType, shown: str) -> dict[str, Handler]:
@@ -369,6 +354,41 @@ def misspelt(name: str, value: object, module: ModuleType) -> str | None:
     return None
 
 
+def collect_limits(module: ModuleType, shown: str) -> dict[str, Any]:
+    """Return what a route sets for itself: `max_body_bytes` and `timeout`. Raises `RouteError`."""
+    wanted = {
+        "max_body_bytes": (int, "a whole number of bytes above 0, such as max_body_bytes = 50_000_000"),
+        "timeout": (int | float, "a number of seconds above 0, such as timeout = 30"),
+    }
+    found = {name: vars(module)[name] for name in wanted if name in vars(module)}
+    for name, value in found.items():
+        kind, words = wanted[name]
+        if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < float("inf"):
+            raise RouteError(
+                f"{shown}: {name} is {value!r}, and it must be {words}. "
+                "What is meant for something else needs another name."
+            )
+    return found
+
+
+def load_middleware(folder: Path) -> list[Middleware]:
+    """Load the `middleware.py` beside the routes folder, which wraps everything; [] where there is none."""
+    file = folder / "middleware.py"
+    if not file.exists():
+        for entry in os.scandir(folder):  # what else a team keeps here is its own: proxy.py, middlewares.py
+            stem, suffix = os.path.splitext(entry.name.lower())
+            if suffix == ".py" and stem != "middlewares" and distance(stem.strip("_-"), "middleware") < 2:
+                raise RouteError(near_miss_message(entry.name, "middleware.py"))
+        return []
+    middleware = collect_middleware(load_alone(file), "middleware.py")
+    try:
+        wrap(Router([]), [Guard((), middleware, "middleware.py")])
+    except Exception as exc:
+        exc.add_note("while building the middleware of middleware.py")
+        raise
+    return list(middleware)
+
+
 def unusable(value: Any) -> str | None:
     """Say what a verb is, when it is not something that can be called for one response."""
     if not callable(value):
@@ -391,7 +411,3 @@ def collect_middleware(module: ModuleType, shown: str) -> Sequence[Middleware]:
         f"{shown} {problem}. Write: middleware = [Middleware(MyMiddleware)], with Middleware from "
         "starlette.middleware and pure ASGI classes."
     )
-
-
-def _shown(root: Path, file: Path) -> str:
-    return (Path(root.name) / file.relative_to(root)).as_posix()

@@ -3,7 +3,6 @@
 The server and the commands share it, so that what stops the one is what the others tell.
 """
 
-import logging
 import os
 import sys
 import sysconfig
@@ -14,9 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, TextIO, TypeVar, cast
 
+from starlette.middleware import Middleware
+
 from config import HERE, Config, ConfigError, load_config, read_env
-from loader import RouteError, load_routes, raise_together
-from router import Route
+from loader import load_middleware, load_routes, raise_together
+from modules import RouteError, prepare
+from router import Routes
 from state import Register, load_register
 from webhooks import Channel, load_channels
 from worker import JobFile, load_jobs
@@ -27,17 +29,33 @@ RED, DIM, BOLD = 31, 2, 1
 
 
 def read_settings() -> Config:
-    """Read the settings, and put those of the .env files where the project's own code looks. Raises `ConfigError`."""
-    config = load_config(os.environ)
+    """Read the settings, and put those of the .env files where the project's own code looks. Raises `ConfigError`.
+
+    A process that starts others, which read them for themselves, calls `load_config` alone: what it put there would
+    reach them as the environment, which wins over a line that has changed since.
+    """
+    config = load_config(own_environ())
     share_env()
     return config
 
 
+_shared: dict[str, str] = {}  # what was put into os.environ from the .env files
+
+
+def own_environ() -> dict[str, str]:
+    """The environment without what an earlier reading of the .env files has put there."""
+    return {name: value for name, value in os.environ.items() if _shared.get(name) != value}
+
+
 def share_env() -> None:
     """Let routes and jobs have settings of their own, and find them in `os.environ` as in Next.js."""
-    for name in (".env.local", ".env"):
-        for key, value in read_env(HERE / name).items():
-            os.environ.setdefault(key, value)
+    environ = own_environ()
+    found = {**read_env(HERE / ".env"), **read_env(HERE / ".env.local")}
+    for name in _shared.keys() - environ.keys():
+        os.environ.pop(name, None)
+    _shared.clear()
+    _shared.update((name, value) for name, value in found.items() if name not in environ)
+    os.environ.update(_shared)
 
 
 def what_is_closed(config: Config) -> list[str]:
@@ -83,24 +101,21 @@ DOORS = (
 )
 
 
-def set_up_logging(level: str) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger().setLevel(level.upper())
-    for name in ("httpx", "httpx2", "openai", "httpcore2", "watchfiles"):  # they log each request, with its URL
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-
-
 class Loaded(NamedTuple):
     """What the team's files define."""
 
-    routes: list[Route]
+    middleware: list[Middleware]  # of the middleware.py that wraps everything
+    routes: Routes
     jobs: dict[str, JobFile]
     channels: dict[str, Channel]
     register: Register | None  # of instrumentation.py
 
 
 def load(config: Config) -> Loaded:
-    """Load the team's files. Their problems are raised together, each as its loader says."""
+    """Load the team's files, each once, whichever of them imports it first.
+
+    Their problems are raised together, each as its loader says.
+    """
     problems: list[Exception] = []
 
     def attempt(loader: Callable[[Path], T], folder: Path, nothing: T) -> T:
@@ -111,8 +126,10 @@ def load(config: Config) -> Loaded:
             return nothing
 
     beside = config.routes_dir.parent
+    prepare(config.routes_dir, beside / "jobs", beside / "channels")
     loaded = Loaded(
-        attempt(load_routes, config.routes_dir, list[Route]()),
+        attempt(load_middleware, beside, list[Middleware]()),
+        attempt(load_routes, config.routes_dir, Routes()),
         attempt(load_jobs, beside / "jobs", dict[str, JobFile]()),
         attempt(load_channels, beside / "channels", dict[str, Channel]()),
         attempt(load_register, beside, None),
@@ -150,7 +167,7 @@ def is_ours(file: str) -> bool:
 
 LOADING = {
     __file__,
-    *(str(HERE / f"{name}.py") for name in ("app", "cli/commands", "loader", "state", "webhooks", "worker")),
+    *(str(HERE / f"{name}.py") for name in ("app", "cli/commands", "loader", "modules", "state", "webhooks", "worker")),
 }
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})  # by way of which we came
 

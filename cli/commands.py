@@ -20,10 +20,11 @@ import uvicorn
 from cli.devserver import run_dev, table, url_of
 from cli.jobs import USAGE, misused, run_jobs
 from cli.scaffold import example, write_route
-from config import HERE, Config, ConfigError, near_misses, read_config
+from config import HERE, Config, ConfigError, load_config, near_misses, read_config
 from db import Database, database
 from loader import load_routes, raise_together
-from startup import each, load, read_settings, report, set_up_logging, share_env, what_is_weak
+from logs import set_up_logging
+from startup import each, load, own_environ, read_settings, report, share_env, what_is_weak
 from visitors import sign
 from webhooks import load_channels
 from worker import load_jobs
@@ -126,17 +127,18 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def dev(given: argparse.Namespace) -> int:
-    config = read_settings()
+    config = load_config(os.environ)  # not shared: each reload reads the .env files itself
     check_port(config, "dev")
     return run_dev(config)
 
 
 def start(given: argparse.Namespace) -> int:
-    config = read_settings()
+    config = load_config(os.environ)  # not shared: each process that serves reads the .env files itself
     check_port(config, "start")
-    set_up_logging(config.log_level)
+    set_up_logging(config.log_level, config.log_format)
     uvicorn.run(
-        "app:app",
+        "app:production",
+        factory=True,
         host=config.host,
         port=config.port,
         workers=config.web_concurrency,
@@ -175,7 +177,7 @@ def openapi(given: argparse.Namespace) -> int:
 
 def check(given: argparse.Namespace) -> int:
     """Say everything that would stop the start. No port is opened, and nothing in the database is changed."""
-    config, wrong = read_config(os.environ)
+    config, wrong = read_config(own_environ())
     problems: list[Exception] = [*wrong]
     waiting: list[str] = []
     if not wrong:

@@ -17,8 +17,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 from config import HERE, Config
+from logs import set_up_logging
 from router import Route
-from startup import BOLD, DIM, paint, set_up_logging
+from startup import BOLD, DIM, paint
+
+# a variable of its own: as WEBCHAT_TOKEN the environment would hold it against the .env files
+DEV_TOKEN = "ROUTE_PY_DEV_TOKEN"  # noqa: S105 - the name
 
 
 def run_dev(config: Config) -> int:
@@ -27,9 +31,8 @@ def run_dev(config: Config) -> int:
 
     # Python takes a cached file for the new one when it is as long and was saved within the same second
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    if config.webchat_token is None:  # one for this run, which the reloaded processes inherit
-        os.environ["WEBCHAT_TOKEN"] = secrets.token_urlsafe(24)
-    set_up_logging(config.log_level)
+    os.environ[DEV_TOKEN] = secrets.token_urlsafe(24)  # for this run, and its reloads, where the settings have none
+    set_up_logging(config.log_level, config.log_format)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     folders = [HERE, config.routes_dir, config.routes_dir.parent]
     server = uvicorn.Config(

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from config import HERE
+from logs import current_id
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
@@ -30,7 +31,7 @@ def explain(request: Request, exc: Exception) -> Response:
         "fix": fix_of(cause),
         "where": where,
         "request": f"{request.method} {request.scope['path']}" + (f" ({file})" if file else ""),
-        "requestId": request.headers.get("x-request-id"),
+        "requestId": current_id.get(),
         "note": "make dev shows this; production answers Internal server error. The terminal has the whole traceback.",
     }
     text = json.dumps({name: value for name, value in told.items() if value}, indent=2, ensure_ascii=False)

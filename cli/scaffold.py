@@ -18,7 +18,8 @@ from loader import (
     raise_together,
     walk,
 )
-from router import Route, Segment, public_files
+from router import Route, Segment
+from router.public import public_files
 
 WIDTH = 120  # of a line, as in pyproject.toml
 
@@ -89,7 +90,7 @@ def planned(root: Path, path: str) -> RouteFile:
         except ValueError as exc:
             raise RouteError(str(exc)) from None
     folder = root.joinpath(*names)
-    return RouteFile(folder / "route.py", "/".join([root.name, *names, "route.py"]), tuple(segments), ())
+    return RouteFile(folder / "route.py", "/".join([root.name, *names, "route.py"]), tuple(segments))
 
 
 def ours(name: str) -> str:
@@ -111,7 +112,7 @@ def clashes(root: Path, file: RouteFile) -> list[Exception]:
         return [RouteError(f"{file.shown} is there already. Edit it, or choose another path.")]
     if problem := below_catch_all(file):
         return [problem]
-    found = list(walk(root, []))
+    found, _ = walk(root, [])
     before = {str(problem) for problem in conflicts(sorted(found, key=order))}
     return [problem for problem in conflicts(sorted([*found, file], key=order)) if str(problem) not in before]
 

@@ -21,7 +21,8 @@ from config import ConfigError
 from db.contract import Session
 from db.names import COLUMNS
 from db.statements import statements
-from loader import Modules, raise_together
+from loader import raise_together
+from modules import Modules
 
 logger = logging.getLogger("db")
 

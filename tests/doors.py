@@ -7,9 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
-from app import FrontRouter, create_app
+from app import create_app
 from config import ROUTES, Config
-from router import Route
+from router import Route, Router
+from router.public import public_files
 from typed.binding import checks_of
 
 
@@ -25,7 +26,8 @@ def open_doors(database: Path, root: Path = ROUTES) -> set[str]:
     empty = [
         Route(r.segments, {v: stub(h) for v, h in r.handlers.items()}, file=r.file, guards=r.guards) for r in routes
     ]
-    app.router = FrontRouter(empty, public=root.parent / "public", lifespan=app.router.lifespan_context)
+    files = public_files(root.parent / "public")
+    app.router = Router(empty, files=files, lifespan=app.router.lifespan_context)
     found: set[str] = set()
     with TestClient(app, follow_redirects=False) as client:
         for route in empty:

@@ -34,6 +34,25 @@ def test_quotes_comments_and_export_are_read_as_elsewhere(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        (r"MODEL_FAST=pa\$s", "pa$s"),
+        (r'MODEL_FAST="pa\$s"', "pa$s"),
+        (r"MODEL_FAST='pa\$s'", "pa$s"),
+        ("MODEL_FAST=pa$s", "pa$s"),
+        ("MODEL_FAST=`x`", "x"),
+        ('export MODEL_FAST = `it\'s "x" # y` # a comment', 'it\'s "x" # y'),
+        ("SYSTEM_PROMPT=`one\ntwo`\nMODEL_FAST=s", "one\ntwo"),
+        ("MODEL_FAST=a`b", "a`b"),
+    ],
+)
+def test_dollars_and_backticks_are_read_as_next_js_reads_them(tmp_path: Path, line: str, value: str):
+    (tmp_path / ".env").write_text(line)
+    config = load_config({}, tmp_path)
+    assert value in (config.model_fast, config.system_prompt)
+
+
+@pytest.mark.parametrize(
     ("name", "value", "mend"),
     [
         ("PORT", "http", "a whole number from 1 to 65535"),

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from loader import RouteError, escape, load_routes, parse_folder
+from loader import RouteError, load_routes, parse_folder
+from modules import component, escape
 from router import Route, Segment
 from tests.servers import write_tree
 
@@ -137,10 +138,60 @@ def test_a_private_folder_is_not_routed_and_neither_is_what_is_below_it(tmp_path
 
 @pytest.mark.parametrize(
     "file",
-    ["page.py", "x/Route.py", "x/route.pyi", "x/route.py.bak", "x/routes.py", "x/__init__.py", "__init__.py", "x/t.py"],
+    [
+        "x/route.pyi",
+        "x/route.py.bak",
+        "x/__init__.py",
+        "__init__.py",
+        "x/t.py",
+        "_lib/middlewares.py",
+        "_lib/routes.py",
+        "x/helpers.py",
+        "x/test_route.py",
+        "x/models.py",
+        "x/paging.py",
+        "x/conftest.py",
+        "x/outer.py",
+        "x/quote.py",
+        "x/.#route.py",
+        "x/route_helpers.py",
+    ],
 )
 def test_any_other_file_is_neither_routed_nor_executed(tmp_path: Path, file: str):
     assert [r.path for r in load(tmp_path, {"route.py": GET, file: "raise SystemExit('executed')"})] == ["/"]
+
+
+@pytest.mark.parametrize(
+    ("file", "meant"),
+    [
+        ("admin/_middleware.py", "middleware.py"),
+        ("admin/middlewares.py", "middleware.py"),
+        ("admin/Middleware.py", "middleware.py"),
+        ("admin/middlware.py", "middleware.py"),
+        ("admin/proxy.py", "middleware.py"),
+        ("admin/middleware/__init__.py", "middleware.py"),
+        ("(g)/@s/_middleware.py", "middleware.py"),
+        ("x/Route.py", "route.py"),
+        ("x/route.PY", "route.py"),
+        ("x/routes.py", "route.py"),
+        ("x/rotue.py", "route.py"),
+        ("x/_route.py", "route.py"),
+        ("x/page.py", "route.py"),
+        ("x/+server.py", "route.py"),
+    ],
+)
+def test_a_file_that_is_almost_called_so_is_refused(tmp_path: Path, file: str, meant: str):
+    message = refusal(tmp_path, {"route.py": GET, file: "raise SystemExit('executed')"})
+    named = file.removesuffix("/__init__.py")
+    assert message.startswith(f"routes/{named}: only {meant} of that very name is read")
+    assert "_lib/" in message
+
+
+def test_a_link_to_nothing_guards_nothing_and_is_refused(tmp_path: Path):
+    write_tree(tmp_path / "routes", {"admin/route.py": GET})
+    (tmp_path / "routes/admin/middleware.py").symlink_to(tmp_path / "gone.py")
+    with pytest.raises(RouteError, match=r"routes/admin/middleware\.py"):
+        load_routes(tmp_path / "routes")
 
 
 def test_a_broken_folder_name_without_a_route_below_it_is_left_alone(tmp_path: Path):
@@ -479,39 +530,42 @@ def test_every_verb_is_found(tmp_path: Path):
 WHO = IMPORTS + "NAME = __name__\nasync def GET(): return PlainTextResponse(f'{__name__} {__file__}')\n"
 
 
-def test_modules_are_private_distinct_and_named_the_same_each_time(tmp_path: Path):
-    files = dict.fromkeys(
-        [
-            "route.py",
-            "user-profile/route.py",
-            "user_profile/route.py",
-            "user_2d_profile/route.py",
-            "(a)/users/one/route.py",
-            "(b)/users/two/route.py",
-            "[id]/route.py",
-            "[...slug]/route.py",
-            "json/route.py",
-            "v1.0/route.py",
-            "v1_0/route.py",
-            "café/route.py",
-            "route/route.py",
-            "1/route.py",
-            "class/route.py",
-        ],
-        WHO,
-    )
-    before = set(sys.modules)
-    routes = load(tmp_path, files)
-    names = {route.file: route.handlers["GET"].__module__ for route in routes}
-    assert len(set(names.values())) == len(files)
-    assert all(re.fullmatch(r"_routes_[0-9a-f]{16}(\.\w+)+", name) for name in names.values())
-    assert set(names.values()) <= set(sys.modules) - before
-    assert all(name.startswith("_routes_") for name in set(sys.modules) - before)
-    assert {route.file: route.handlers["GET"].__module__ for route in load(tmp_path, files)} == names
+def test_modules_are_named_as_their_files_and_no_two_alike(tmp_path: Path):
+    names = {
+        "route.py": "routes.route",
+        "user-profile/route.py": "routes.user-profile.route",
+        "user_profile/route.py": "routes.user_profile.route",
+        "(a)/users/one/route.py": "routes.(a).users.one.route",
+        "(b)/users/two/route.py": "routes.(b).users.two.route",
+        "[id]/route.py": "routes.{id}.route",
+        "[id]/[...slug]/route.py": "routes.{id}.{...slug}.route",
+        "json/route.py": "routes.json.route",
+        "v1.0/route.py": "routes.v1_2e_0.route",
+        "v1_2e_0/route.py": "routes.v1_5f_2e_5f_0.route",
+        "v1/0/route.py": "routes.v1.0.route",
+        "café/route.py": "routes.café.route",
+        "route/route.py": "routes.route/.route",
+        "class/route.py": "routes.class.route",
+    }
+    files = dict.fromkeys(names, WHO)
+    for _ in range(2):  # the same each time
+        routes = load(tmp_path, files)
+        assert {route.file.removeprefix("routes/"): route.handlers["GET"].__module__ for route in routes} == names
+        assert all(sys.modules[name].__file__ == str(tmp_path / "routes" / file) for file, name in names.items())
 
 
-@given(a=st.text("ab_-.0[]é/", min_size=1, max_size=6), b=st.text("ab_-.0[]é/", min_size=1, max_size=6))
-def test_no_two_folders_share_a_module_name(a: str, b: str):
+def test_the_folder_of_an_installed_package_s_name_hides_nothing(tmp_path: Path):
+    import httpx
+
+    root = write_tree(tmp_path / "httpx", {"x/route.py": WHO})
+    [route] = load_routes(root)
+    assert route.handlers["GET"].__module__ == "httpx_.x.route"
+    assert sys.modules["httpx"] is httpx
+
+
+@given(a=st.text("ab_-.0[]{é", min_size=1, max_size=6), b=st.text("ab_-.0[]{é", min_size=1, max_size=6))
+def test_no_two_folders_share_a_name(a: str, b: str):
+    assert (component(a) == component(b)) == (a == b)
     assert (escape(a) == escape(b)) == (a == b)
     assert re.fullmatch(r"\w+", escape(a))
 
@@ -521,7 +575,60 @@ def test_two_trees_of_one_shape_stand_in_one_process(tmp_path: Path):
     one, two = load(tmp_path / "one", files), load(tmp_path / "two", files)
     assert get(one, "/x").endswith("one/routes/x/route.py")
     assert get(two, "/x").endswith("two/routes/x/route.py")
-    assert get(one, "/x").split()[0] != get(two, "/x").split()[0]
+
+
+@pytest.mark.parametrize("folder", ["b", "[id]", "[...slug]", "(g)", "v1.0"])
+@pytest.mark.parametrize("first", ["a", "z"])
+def test_a_file_is_executed_once_whoever_imports_it_first(tmp_path: Path, folder: str, first: str):
+    """`import_module` reads the names of folders that Python's own statement cannot."""
+    owner = IMPORTS + "ITEMS = []\nITEMS.append('executed')\nasync def GET(): return PlainTextResponse(str(ITEMS))\n"
+    other = (
+        "from importlib import import_module\n"
+        f"ITEMS = import_module('..{component(folder)}.route', __package__).ITEMS\n"
+        f"{IMPORTS}async def GET(): ITEMS.append('seen'); return PlainTextResponse(str(ITEMS))\n"
+    )
+    routes = load(tmp_path, {f"{folder}/route.py": owner, f"{first}/route.py": other})
+    [borrower] = [route for route in routes if route.file == f"routes/{first}/route.py"]
+    [lender] = [route for route in routes if route is not borrower]
+    get([borrower], f"/{first}")
+    path = lender.path.replace("[id]", "7").replace("[...slug]", "7")
+    assert get([lender], path) == "['executed', 'seen']"
+
+
+def test_a_file_that_ends_the_process_is_a_problem_like_any_other(tmp_path: Path):
+    files = {
+        "a/route.py": "import sys; sys.exit()",
+        "b/route.py": "\nraise SystemExit('no key today')",
+        "c/route.py": "from ._end import x",
+        "c/_end.py": "quit()",
+        "d/middleware.py": "exit(3)",
+        "d/route.py": GET,
+    }
+    with pytest.raises(ExceptionGroup) as raised:
+        load(tmp_path, files)
+    told = "\n".join(map(str, raised.value.exceptions))
+    assert "routes/a/route.py: it ends the process with SystemExit when it is imported (route.py line 1)" in told
+    assert "routes/b/route.py: " in told
+    assert "saying 'no key today' (route.py line 2)" in told
+    assert "routes/c/route.py: " in told
+    assert "routes/d/middleware.py: " in told
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("max_body_bytes = '50mb'", "max_body_bytes is '50mb', and it must be a whole number of bytes above 0"),
+        ("max_body_bytes = -1", "max_body_bytes is -1"),
+        ("max_body_bytes = True", "max_body_bytes is True"),
+        ("max_body_bytes = 1.5", "max_body_bytes is 1.5"),
+        ("timeout = '5'", "timeout is '5', and it must be a number of seconds above 0"),
+        ("timeout = 0", "timeout is 0"),
+        ("timeout = float('nan')", "timeout is nan"),
+    ],
+)
+def test_a_limit_of_a_wrong_kind_is_refused(tmp_path: Path, line: str, words: str):
+    message = refusal(tmp_path, {"x/route.py": f"{line}\n{GET}"})
+    assert message.startswith(f"routes/x/route.py: {words}")
 
 
 def test_a_folder_shadows_no_library(tmp_path: Path):
