@@ -137,7 +137,9 @@ class LLM:
                 raise Silent("The model stopped answering.") from exc
             except (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream) as exc:
                 raise BrokenOff("The model broke off its answer.") from exc
-            yield completion.end()
+            last = completion.end()
+            if last.finish or last.text or last.reasoning:
+                yield last
             if isinstance(completion.failure, NotAStream):
                 completion.failure.why = f"content-type {word_of(response.headers.get('content-type'))}"
             if completion.failure:

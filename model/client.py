@@ -148,6 +148,7 @@ class Body(httpx2.AsyncByteStream):
     def __init__(self, transport: Aiohttp, response: Any) -> None:
         self.transport = transport
         self.response = response
+        self.is_lost = False
         connection = response.connection  # None where the whole body is here
         self.closed: asyncio.Future[None] | None = connection.protocol.closed if connection is not None else None
         if self.closed is not None:
@@ -158,6 +159,8 @@ class Body(httpx2.AsyncByteStream):
         with self.transport.as_httpx2():
             while chunk := await read():
                 yield chunk
+        if self.is_lost:
+            raise httpx2.ReadError("")
 
     async def aclose(self) -> None:
         if self.closed is not None:
@@ -169,4 +172,5 @@ class Body(httpx2.AsyncByteStream):
         closed.exception()  # looked at: else asyncio logs that nobody did
         content = self.response.content
         if not content.is_eof() and content.exception() is None:
-            content.set_exception(self.transport.aiohttp.ClientPayloadError("the connection was lost"))
+            self.is_lost = True
+            content.feed_eof()  # not set_exception(), which takes what was not read yet

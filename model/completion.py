@@ -149,7 +149,8 @@ class Completion:
         self._text.end()
         self._reasoning.end()
         if self.failure is None and self.finish is None:
-            self._fail(BrokenOff("The model broke off its answer.") if self._saw_event else not_a_stream())
+            has_come = self._state is not Completion._at_bom and not self._saw_event
+            self._fail(not_a_stream() if has_come else BrokenOff("The model broke off its answer."))
         if self.failure is None and not self._text.is_spoken:
             self._fail(self._emptiness())
         finish = None if self.failure else self.finish

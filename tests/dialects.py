@@ -192,7 +192,7 @@ DIALECTS = [
         log=("length", "MODEL_SMART_OPTIONS"),
     ),
     Dialect("an end that is not a good one", "no end", T("Hel"), "Hel", failure=BROKE_OFF),
-    Dialect("an end that is not a good one", "no bytes", b"", failure=NO_STREAM),
+    Dialect("an end that is not a good one", "no bytes", b"", failure=BROKE_OFF),
     Dialect("an end that is not a good one", "[DONE] alone", D, failure=EMPTY),
     # a failure that does not look like OpenAI's
     fails("an error object", T("Hel") + event({"error": {"message": "SECRET", "code": 500}}) + D, "500"),
