@@ -226,6 +226,7 @@ class Config:
     jobs_at_once: int = setting(50, integer(1, 1000))
     jobs_grace: float = setting(5.0, seconds)
     standard_webhooks_secret: str | None = setting(None, signing_secret, hidden=True)
+    stripe_webhook_secret: str | None = setting(None, secret, hidden=True)
     slack_signing_secret: str | None = setting(None, secret, hidden=True)
     slack_bot_token: str | None = setting(None, token, hidden=True)
     slack_api_url: str = setting("https://slack.com/api", url)

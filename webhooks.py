@@ -10,7 +10,7 @@ import inspect
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,26 +20,28 @@ from starlette.responses import Response
 
 from loader import load_files
 from worker import JobFile, job_file
+from worker.table import LONGEST
 
 logger = logging.getLogger("webhooks")
 
-OPTIONAL = ("parse", "events", "lane", "handshake", "challenge")
+OPTIONAL = ("parse", "events", "lane", "handshake", "challenge", "answer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Channel:
-    """One file of the channels folder. Its functions are plain: nothing is waited for before the answer."""
+    """One file of the channels folder. Its functions are plain, since the sender waits; `verify` may be async."""
 
     name: str
     file: str
     job: JobFile  # runs each event: async def run(job, state)
-    verify: Callable[[Request[Any], bytes], bool]  # whether the body is the sender's
+    verify: Callable[[Request[Any], bytes], bool | Awaitable[bool]]  # whether the body is the sender's
     key: Callable[[Request[Any], Any], str | int]  # the event's id, the same when it is delivered again
     parse: Callable[[Request[Any], bytes], Any] | None = None  # the body, read; default: as JSON
     events: Callable[[Any], Sequence[Any]] = lambda payload: [payload]  # what one delivery holds; [] to ignore it
     lane: Callable[[Any], str | int | None] = lambda event: None  # events of one lane are run one at a time, in order
     handshake: Callable[[Any], Response | None] | None = None  # the answer to a payload that is no event
-    challenge: Callable[[Request[Any]], str | None] | None = None  # the answer to GET; None: 401
+    challenge: Callable[[Request[Any]], Response | str | None] | None = None  # the answer to GET; None: 401
+    answer: Callable[[Any], Response] | None = None  # the answer to a delivery that is on disk; default: {"new": 1}
 
 
 class Event(NamedTuple):
@@ -56,17 +58,36 @@ def load_channels(root: Path) -> dict[str, Channel]:
 
 
 def channel_file(name: str, shown: str, found: Mapping[str, Any]) -> Channel:
-    """Read what a channel's module defines. Raises `ValueError` with the mend."""
+    """Read what a channel's module defines. Raises `ValueError` with the fix."""
     functions = {word: found[word] for word in ("verify", "key", *OPTIONAL) if word in found}
-    for word, mend in (("verify", "def verify(request, body): ... True or False"), ("key", "def key(request, event):")):
+    for word, fix in (("verify", "def verify(request, body): ... True or False"), ("key", "def key(request, event):")):
         if word not in functions:
-            raise ValueError(f"has no function {word!r}. Write: {mend}")
+            raise ValueError(f"has no function {word!r}. Write: {fix}")
     for word, function in functions.items():
-        # a coroutine is true whatever it would say: an async verify would let everybody in
-        if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
+        if not inspect.isfunction(function) or (inspect.iscoroutinefunction(function) and word != "verify"):
             raise ValueError(f"{word} must be a plain function. Write: def {word}(...), and do what waits in run(job)")
-    settings = {word: found[word] for word in ("run", "attempts", "timeout") if word in found}
+    settings = {word: found[word] for word in ("run", "attempts", "timeout", "at_once") if word in found}
     return Channel(name=name, file=shown, job=job_file(f"webhook:{name}", shown, settings), **functions)
+
+
+async def is_senders(channel: Channel, request: Request[Any], body: bytes) -> bool:
+    """Whether a body is the sender's: True alone says so, not a coroutine nor anything else that is true."""
+    said: object = channel.verify(request, body)
+    return (await said if inspect.isawaitable(said) else said) is True
+
+
+def answer_to(channel: Channel, payload: Any) -> Response | None:
+    """The channel's own answer to a delivery that is on disk; None where it has none, or cannot tell."""
+    if channel.answer is None:
+        return None
+    try:
+        answer: Any = channel.answer(payload)
+        if isinstance(answer, Response):
+            return answer
+        raise TypeError(f"answer returned {type(answer).__name__}, not a Response")
+    except Exception:  # 500 would have it delivered again, though nothing is lost
+        logger.exception("%s: cannot make the answer; the sender gets 200", channel.file)
+        return None
 
 
 def events_of(channel: Channel, request: Request[Any], payload: Any) -> list[Event]:
@@ -96,6 +117,6 @@ def _name(channel: Channel, text: object) -> str:
     """Name an event or a lane: telegram:42. What is long or odd becomes its digest: no database refuses that."""
     if not isinstance(text, str | int) or isinstance(text, bool) or text == "":
         raise TypeError(f"a non-empty text is wanted, not {type(text).__name__}")
-    if not re.fullmatch("[!-~]{1,200}", str(text)):
+    if not re.fullmatch("[!-~]+", str(text)) or len(f"{channel.name}:{text}") > LONGEST:
         text = hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()
     return f"{channel.name}:{text}"

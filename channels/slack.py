@@ -13,7 +13,7 @@ from jsonresponse import JSONResponse
 from state import State
 from worker import Job
 
-from ._send import NotSent, messages, send
+from ._send import messages, send_all
 
 attempts = 5
 
@@ -38,7 +38,10 @@ def events(payload: Any) -> Sequence[Any]:
     """What people say to the bot: not what bots say, the bot itself among them, nor edits and people who join."""
     event = payload["event"]
     is_ours = event["type"] == "app_mention" or (event["type"], event.get("channel_type")) == ("message", "im")
-    return [payload] if is_ours and "bot_id" not in event and "subtype" not in event else []
+    is_said = "subtype" not in event or (
+        event["subtype"] == "file_share" and event.get("text")
+    )  # a question with a file
+    return [payload] if is_ours and "bot_id" not in event and is_said else []
 
 
 def key(request: Request[State], event: Any) -> str:
@@ -46,16 +49,20 @@ def key(request: Request[State], event: Any) -> str:
 
 
 def lane(event: Any) -> str:
-    return event["event"]["channel"]
+    return conversation(event["event"])
+
+
+def conversation(event: Any) -> str:
+    """A channel, or a thread in it: what is said in one is not told in another."""
+    return ":".join(event[name] for name in ("channel", "thread_ts") if name in event)
 
 
 async def run(job: Job, state: State) -> None:
     event = job["payload"]["event"]
-    answer = await reply(state, job, channel_id=event["channel"], text=html.unescape(event["text"]))
+    answer = await reply(state, job, channel_id=conversation(event), text=html.unescape(event["text"]))
     url = f"{state['config'].slack_api_url}/chat.postMessage"
     headers = {"Authorization": f"Bearer {state['config'].slack_bot_token}"}
     where = {name: event[name] for name in ("channel", "thread_ts") if name in event}
-    for text in messages(answer):
-        text = html.escape(text, quote=False)  # as Slack asks: the model could call <!channel> otherwise
-        if not (said := await send(state, url, {**where, "text": text}, headers))["ok"]:
-            raise NotSent(said["error"])
+    # escaped as Slack asks: the model could call <!channel> otherwise
+    parts = [{**where, "text": html.escape(text, quote=False)} for text in messages(answer)]
+    await send_all(state, job, url, parts, headers)

@@ -1,7 +1,7 @@
-"""Standard Webhooks (https://www.standardwebhooks.com): an event goes to the job that is named after its type.
+"""Standard Webhooks (https://www.standardwebhooks.com), and Svix, which has the same under other names.
 
-`invoice.paid` goes to jobs/on_invoice_paid.py. With no such file the event is kept as a dead letter, to be replayed
-once there is one.
+An event goes to the job that is named after its type: `invoice.paid` to jobs/on_invoice_paid.py. With no such file it
+is kept as a dead letter, to be replayed once there is one.
 """
 
 import base64
@@ -14,17 +14,25 @@ from starlette.requests import Request
 from auth import is_recent, is_secret
 from state import State
 from worker import Job
+from worker.table import LONGEST
+
+MOST = 8  # signatures that are looked at
 
 
 def verify(request: Request[State], body: bytes) -> bool:
-    id, sent_at, given = (request.headers.get(f"webhook-{name}", "") for name in ("id", "timestamp", "signature"))
+    id, sent_at, given = (header(request, name) for name in ("id", "timestamp", "signature"))
     secrets = request.state["config"].standard_webhooks_secret
     if not secrets or not id or not is_recent(sent_at):
         return False
     signed = b"%b.%b.%b" % (id.encode("latin-1"), sent_at.encode(), body)
     expected = ",".join(signature(secret, signed) for secret in secrets.split(","))
     # one signature for each of the sender's secrets, while it replaces one
-    return any([is_secret(one.removeprefix("v1,"), expected) for one in given.split(" ") if one.startswith("v1,")])
+    signatures = [one.removeprefix("v1,") for one in given.split(" ")[:MOST] if one.startswith("v1,")]
+    return any([is_secret(one, expected) for one in signatures])
+
+
+def header(request: Request[State], name: str) -> str:
+    return request.headers.get(f"webhook-{name}") or request.headers.get(f"svix-{name}", "")
 
 
 def signature(secret: str, signed: bytes) -> str:
@@ -34,9 +42,12 @@ def signature(secret: str, signed: bytes) -> str:
 
 
 def key(request: Request[State], event: Any) -> str:
-    return request.headers["webhook-id"]
+    return header(request, "id")
 
 
 async def run(job: Job, state: State) -> None:
     name = "on_" + job["payload"]["type"].replace(".", "_")
-    await state["worker"].put(name, job["payload"], id=f"{job['id']}:{name}")
+    id = f"{job['id']}:{name}"
+    if len(id) > LONGEST:
+        id = f"standard:{hashlib.sha256(id.encode()).hexdigest()}"
+    await state["worker"].put(name, job["payload"], id=id)

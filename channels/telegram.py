@@ -10,7 +10,7 @@ from chat import reply
 from state import State
 from worker import Job
 
-from ._send import messages, send
+from ._send import messages, send_all
 
 attempts = 5
 
@@ -30,14 +30,25 @@ def key(request: Request[State], event: Any) -> str:
 
 
 def lane(event: Any) -> str:
-    return event["message"]["chat"]["id"]
+    return conversation(event["message"])
+
+
+def conversation(message: Any) -> str:
+    """A chat, or a topic of a group that has topics: what is said in one is not told in another."""
+    chat, topic = message["chat"]["id"], topic_of(message)
+    return f"{chat}" if topic is None else f"{chat}:{topic}"
+
+
+def topic_of(message: Any) -> int | None:
+    return message.get("message_thread_id") if message.get("is_topic_message") else None
 
 
 async def run(job: Job, state: State) -> None:
     message = job["payload"]["message"]
-    chat = message["chat"]["id"]
-    answer = await reply(state, job, channel_id=str(chat), text=message["text"])
+    answer = await reply(state, job, channel_id=conversation(message), text=message["text"])
     config = state["config"]
-    for text in messages(answer):
-        url = f"{config.telegram_api_url}/bot{config.telegram_bot_token}/sendMessage"
-        await send(state, url, {"chat_id": chat, "text": text})
+    where = {"chat_id": message["chat"]["id"]}
+    if (topic := topic_of(message)) is not None:
+        where["message_thread_id"] = topic
+    url = f"{config.telegram_api_url}/bot{config.telegram_bot_token}/sendMessage"
+    await send_all(state, job, url, [{**where, "text": text} for text in messages(answer)])

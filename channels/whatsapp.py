@@ -11,7 +11,7 @@ from chat import reply
 from state import State
 from worker import Job
 
-from ._send import messages, send
+from ._send import messages, send_all
 
 attempts = 5
 
@@ -47,15 +47,19 @@ def key(request: Request[State], event: Any) -> str:
 
 
 def lane(event: Any) -> str:
-    return event["message"]["from"]
+    return conversation(event)
+
+
+def conversation(event: Any) -> str:
+    """A person's with one of our numbers: two businesses may share this address."""
+    return f"{event['from_us']}:{event['message']['from']}"
 
 
 async def run(job: Job, state: State) -> None:
     event, config = job["payload"], state["config"]
     person = event["message"]["from"]
-    answer = await reply(state, job, channel_id=person, text=event["message"]["text"]["body"])
+    answer = await reply(state, job, channel_id=conversation(event), text=event["message"]["text"]["body"])
     url = f"{config.whatsapp_api_url}/{quote(event['from_us'], safe='')}/messages"
     headers = {"Authorization": f"Bearer {config.whatsapp_access_token}"}
-    for text in messages(answer):
-        body = {"messaging_product": "whatsapp", "to": person, "type": "text", "text": {"body": text}}
-        await send(state, url, body, headers)
+    to = {"messaging_product": "whatsapp", "to": person, "type": "text"}
+    await send_all(state, job, url, [{**to, "text": {"body": text}} for text in messages(answer)], headers)

@@ -116,7 +116,7 @@ def test_check_lists_everything_that_would_stop_the_start_at_once(project: Proje
             "routes/b/[[x]]/route.py": GET,
             "routes/c/route.py": "def f(:\n",
             "jobs/bad.py": "schedule = '* * *'\nasync def run(job): ...\n",
-            "channels/bad.py": "async def verify(request, body): ...\ndef key(request, event): ...\n",
+            "channels/bad.py": "def verify(request, body): ...\nasync def key(request, event): ...\n",
         },
     )
     done = run(project, PYTHON, "-m", "app", "check")
@@ -130,7 +130,7 @@ def test_check_lists_everything_that_would_stop_the_start_at_once(project: Proje
         'routes/c/route.py", line 1',
         "SyntaxError",
         "jobs/bad.py: schedule '* * *' cannot be used",
-        "channels/bad.py: verify must be a plain function.",
+        "channels/bad.py: key must be a plain function.",
     ):
         assert words in done.stderr
     assert "loader.py" not in done.stderr

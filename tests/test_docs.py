@@ -32,7 +32,8 @@ FILE = re.compile(r"# (\S+\.\w+)\n")
 FOREIGN = {
     "CREDENTIALS_DIRECTORY",  # systemd's
     "FORWARDED_ALLOW_IPS",  # uvicorn's
-    "GITHUB_SECRET",  # an example's own
+    "GITHUB_SECRET",  # channels/github.py reads it by itself
+    "TWILIO_SECRET",  # an example's own
     "DATABSE_URL",  # misspelt on purpose
     "SHOP_NAME",  # the same
     "SHOP_SECRET",  # the same

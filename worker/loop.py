@@ -89,7 +89,7 @@ class Worker(Operator):
     async def serve(self) -> None:
         """Run what is due, for as long as the app lives; `stop` ends it."""
         self._serving = True
-        unlisten = listen(self.db, "jobs", self._on_change)
+        unlisten = self.db.listen("jobs", self._on_change)
         keeping = asyncio.create_task(self._keep_claims(), name="worker: claims")
         try:
             turning = asyncio.create_task(self._turn_until_stopped(), name="worker: turns")
@@ -366,7 +366,7 @@ class Worker(Operator):
         ):  # a NOTIFY takes a lock of the whole server
             self._notified_at = time.monotonic()
             try:
-                await notify(self.db, "jobs")
+                await self.db.notify("jobs")
             except Exception:  # the row is on disk: a poll finds it
                 logger.warning("cannot tell other processes of a job", exc_info=True)
 
@@ -424,12 +424,3 @@ def claim(
 def is_first(row: Row) -> bool:
     """Whether a claimed row is an occurrence that never began before, nor is replayed: its grace counts."""
     return row["id"].startswith("cron:") and row["begun"] == row["attempts"] == 1 and row["error"] is None
-
-
-def listen(db: Any, name: str, callback: Callable[[], None]) -> Callable[[], None]:
-    return db.listen(name, callback) if hasattr(db, "listen") else lambda: None
-
-
-async def notify(db: Any, name: str) -> None:
-    if hasattr(db, "notify"):
-        await db.notify(name)

@@ -124,8 +124,7 @@ class Table:
 
     async def _changed(self) -> None:
         """Tell who runs jobs that a row has changed."""
-        if hasattr(self.db, "notify"):
-            await self.db.notify("jobs")
+        await self.db.notify("jobs")
 
 
 def checked_id(id: object) -> str:

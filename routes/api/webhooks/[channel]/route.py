@@ -12,7 +12,7 @@ from auth import Unauthorized
 from errors import BadRequest
 from jsonresponse import JSONResponse
 from state import State
-from webhooks import Channel, events_of
+from webhooks import Channel, answer_to, events_of, is_senders
 
 READ = 5.0  # seconds for the body: every sender has given up by then
 STORE = 2.5  # seconds for the database: Slack waits for 3, and what was answered 500 is delivered again
@@ -21,7 +21,7 @@ STORE = 2.5  # seconds for the database: Slack waits for 3, and what was answere
 async def POST(request: Request[State]) -> Response:
     channel = channel_of(request)
     body = await read(request)
-    if channel.verify(request, body) is not True:
+    if not await is_senders(channel, request, body):
         raise Unauthorized
     try:
         payload = channel.parse(request, body) if channel.parse else await request.json()
@@ -31,7 +31,7 @@ async def POST(request: Request[State]) -> Response:
         return answer
     with anyio.fail_after(STORE):
         new = await put_events(request, channel, payload)
-    return JSONResponse({"success": True, "data": {"new": new}})
+    return answer_to(channel, payload) or JSONResponse({"success": True, "data": {"new": new}})
 
 
 async def GET(request: Request[State]) -> Response:
@@ -40,6 +40,8 @@ async def GET(request: Request[State]) -> Response:
     answer = channel.challenge(request) if channel.challenge else None
     if answer is None:
         raise Unauthorized
+    if isinstance(answer, Response):
+        return answer
     return PlainTextResponse(answer, headers={"X-Content-Type-Options": "nosniff"})
 
 
