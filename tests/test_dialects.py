@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import llm as llm_module
 from config import HERE, Config
 from llm import LLM, LLMError
+from model import client, completion, errors
 from model.completion import Completion, Read
 from tests.dialects import DIALECTS, Dialect, speaks
 from tests.servers import ModelServer
@@ -54,13 +56,13 @@ def thoughts(read: Read) -> list[str]:
 
 
 def outcome(chunks: Sequence[bytes]) -> Outcome:
-    completion = Completion()
+    answer = Completion()
     reads: list[Read] = []
     for chunk in chunks:
-        read = completion.take(chunk)
+        read = answer.take(chunk)
         if read is not None:
             reads.append(read)
-    return joined([*reads, completion.end()], completion.failure)
+    return joined([*reads, answer.end()], answer.failure)
 
 
 @rows
@@ -147,3 +149,25 @@ async def test_an_answer_on_the_network_is_read_and_its_failure_is_logged(
 def test_the_docs_name_each_kind_of_dialect():
     found = re.findall(r"^\| ([^|]+?) \|", (HERE / "docs/chat.md").read_text(), re.MULTILINE)
     assert {dialect.kind for dialect in DIALECTS} - {"a good answer"} <= set(found)
+
+
+def test_the_table_of_limits_is_the_code_s():
+    section = (HERE / "docs/chat.md").read_text().split("\n## Limits\n")[1].split("\n## ")[0]
+    told = {tuple(row) for row in re.findall(r"^\|[^|]+\|.*?(\d[\d,]*)[^|]*\| `([\w/.]+)` \|", section, re.MULTILINE)}
+    config = Config()
+    limits = [
+        (config.max_body_bytes, "app.py"),
+        (config.chat_max_streams, "chat.py"),
+        (config.chat_history_chars, "store.py"),
+        (completion.EVENT_BYTES, "model/completion.py"),
+        (completion.ANSWER_CHARS, "model/completion.py"),
+        (client.HEAD_BYTES, "model/client.py"),
+        (client.ERROR_BYTES, "model/client.py"),
+        (client.MAX_CONNECTIONS, "model/client.py"),
+        (client.CONNECT, "model/client.py"),
+        (llm_module.READ, "llm.py"),
+        (llm_module.AFTER_THE_END, "llm.py"),
+        (errors.LONGEST_WAIT, "model/errors.py"),
+    ]
+    assert told == {(f"{limit:,.0f}", file) for limit, file in limits}
+    assert f"{errors.LONGEST_TOLD:,.0f} seconds at most" in section

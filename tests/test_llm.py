@@ -466,3 +466,36 @@ async def test_the_last_read_and_no_other_has_a_finish_and_the_tokens(connect: C
         found = [read async for read in reads]
     assert found[-1] == Read([], [], "length", 4711, 815)
     assert [read.finish for read in found[:-1]] == [None] * (len(found) - 1)
+
+
+# The offline model.
+
+
+@pytest.mark.parametrize(
+    ("word", "reasons", "finish", "failure"),
+    [
+        ("Hello", False, "stop", None),
+        ("/think", True, "stop", None),
+        ("/length", False, "length", None),
+        ("/filter", False, "content_filter", None),
+        ("/error", False, None, BrokenOff),
+        ("/busy", False, None, RateLimited),
+    ],
+)
+@pytest.mark.parametrize("aiohttp", [False, True], ids=["httpx2", "aiohttp"])
+async def test_the_offline_model_shows_what_a_real_one_does(
+    aiohttp: bool, word: str, reasons: bool, finish: str | None, failure: type[LLMError] | None
+):
+    llm = LLM(Config(), aiohttp=aiohttp)
+    reads: list[Read] = []
+    raised: LLMError | None = None
+    try:
+        async for read in llm.chat_reads("smart", [{"role": "user", "content": f"{word} and so on"}]):
+            reads.append(read)
+    except LLMError as exc:
+        raised = exc
+    await llm.aclose()
+    assert type(raised) is (failure or type(None))
+    assert any(read.reasoning for read in reads) == reasons
+    assert [read.finish for read in reads if read.finish] == ([finish] if finish else [])
+    assert any(read.text for read in reads) == (word != "/busy")
