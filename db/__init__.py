@@ -16,11 +16,11 @@ and what it acknowledges has reached the disk.
 | `tables/` | our tables |
 """
 
-from db.contract import Conflict, Database, Row, Statement
+from db.contract import Conflict, Database, Row, Session, Statement
 from db.postgresql import PostgreSQL
 from db.sqlite import SQLite
 
-__all__ = ["Conflict", "Database", "Row", "Statement", "database"]
+__all__ = ["Conflict", "Database", "Row", "Session", "Statement", "database"]
 
 
 def database(url: str, pool: int = 10) -> Database:

@@ -172,6 +172,60 @@ def test_check_names_what_is_nearly_a_setting_and_leaves_names_of_ones_own_alone
     ]
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://x@localhost:1/db", "DATABASE_URL: postgresql://...@localhost:1/db cannot be used: "),
+        ("postgresql://bob:pa/ssS@localhost:1/db", "DATABASE_URL: its user or password holds a character"),
+        ("sqlite:////proc/none/app.db", "DATABASE_URL: /proc/none/app.db cannot be opened for writing: "),
+        ("sqlite:///data/text.db", "text.db is no SQLite database, or it is damaged: "),
+        ("sqlite:///public/app.db", "DATABASE_URL: what is below public/ is served to everybody"),
+    ],
+)
+def test_check_and_the_start_refuse_a_database_that_cannot_be_used(project: Project, url: str, said: str):
+    write_tree(project, {"data/text.db": "This is text."})
+    for command in ("check", "start"):
+        done = run(project, PYTHON, "-m", "app", command, DATABASE_URL=url)
+        assert done.returncode != 0
+        assert said in done.stderr
+        assert "ssS" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+# migrate
+
+
+def test_migrate_runs_the_files_without_a_server_and_a_second_time_nothing(project: Project):
+    write_tree(project, {"migrations/001_mine.sql": "CREATE TABLE mine (id TEXT);", "routes/a/route.py": GET})
+    waiting = run(project, PYTHON, "-m", "app", "check")
+    assert "The start will run migrations/001_mine.sql\n" in waiting.stdout
+    first, second = (run(project, PYTHON, "-m", "app", "migrate") for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert first.stdout.startswith("db/tables/001_conversations.sql ran\n")
+    assert first.stdout.endswith("migrations/001_mine.sql ran\n")
+    assert second.stdout == "Nothing to do: every migration ran before\n"
+    write_tree(project, {"migrations/001_mine.sql": "CREATE TABLE other (id TEXT);"})
+    for command in ("check", "migrate", "start"):
+        done = run(project, PYTHON, "-m", "app", command)
+        assert done.returncode != 0
+        assert "migrations/001_mine.sql was changed after it ran" in done.stderr
+
+
+@pytest.mark.slow
+def test_of_four_processes_that_start_together_one_runs_each_file(project: Project, database_url: str):
+    write_tree(project, {f"migrations/{n:03}_t{n}.sql": f"CREATE TABLE t{n} (id TEXT);" for n in range(1, 6)})
+    command = [PYTHON, "-m", "app", "migrate"]
+    env = {"PATH": os.environ["PATH"], "DATABASE_URL": database_url}
+    several = [
+        subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    told = [process.communicate(timeout=120) for process in several]
+    assert [process.returncode for process in several] == [0] * 4, told
+    ran = [line for out, _ in told for line in out.splitlines() if line.startswith("migrations/")]
+    assert sorted(ran) == [f"migrations/{n:03}_t{n}.sql ran" for n in range(1, 6)]
+
+
 def test_check_names_a_database_whose_driver_is_not_installed(project: Project):
     script = "import sys; sys.modules['asyncpg'] = None; from cli.commands import main; sys.exit(main(['check']))"
     done = run(project, PYTHON, "-c", script, DATABASE_URL="postgresql://nobody@localhost/none")

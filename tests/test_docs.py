@@ -26,7 +26,7 @@ from tests.test_house import MODULES
 HERE = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([HERE / "README.md", *(HERE / "docs").glob("*.md")])
 RUNNING, PORTING = HERE / "docs" / "running.md", HERE / "docs" / "porting.md"
-FILE = re.compile(r"# (\S+\.\w+)\n")
+FILE = re.compile(r"(?:#|--) (\S+\.\w+)\n")
 
 # Variables that the docs name and that are not settings of the app, each with whose it is.
 FOREIGN = {
@@ -48,7 +48,7 @@ def blocks_of(document: Path, language: str = "python") -> list[str]:
 
 def files_of(document: Path) -> dict[str, str]:
     """The blocks that name a file in their first line, by that name."""
-    blocks = blocks_of(document)
+    blocks = [*blocks_of(document), *blocks_of(document, "sql")]
     files = {named[1]: block for block in blocks if (named := FILE.match(block))}
     assert len(files) == len([block for block in blocks if FILE.match(block)]), "two blocks are one file"
     return files
