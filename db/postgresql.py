@@ -157,13 +157,25 @@ class PostgreSQL:
                 [(sql, values)] = statements
                 run = self._groups.run if OURS.match(sql) else self._run_one
                 return [await run(self._named(sql), values)]
-            async with self._pool.lend() as connection, connection.transaction():
-                return [rows_of(await connection.fetch(self._named(sql), *values)) for sql, values in statements]
+            return await self._run_together([(self._named(sql), values) for sql, values in statements])
         except self._driver.UniqueViolationError as exc:
             raise Conflict(str(exc)) from exc
         except self._driver.ReadOnlySQLTransactionError:
             self._pool.expire()  # the server is a standby by now; another one may be in its place
             raise
+
+    async def _run_together(self, statements: Sequence[Statement]) -> list[list[Row]]:
+        """Run statements in one transaction, once more where the server took it back for a reason of its own."""
+        driver = self._driver
+        for last in (False, False, True):
+            try:
+                async with self._pool.lend() as connection, connection.transaction():
+                    return [rows_of(await connection.fetch(sql, *values)) for sql, values in statements]
+            # the last one: a migration of a newer process changed a table that a prepared statement knows
+            except (driver.DeadlockDetectedError, driver.SerializationError, driver.InvalidCachedStatementError):
+                if last:
+                    raise
+        raise AssertionError("unreachable")
 
     async def _run_one(self, sql: str, values: Sequence[object]) -> list[Row]:
         async with self._pool.lend() as connection:

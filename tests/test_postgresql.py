@@ -232,6 +232,31 @@ async def test_a_statement_that_is_cancelled_gives_its_connection_back(url: str)
             assert await asyncio.wait_for(db.read("SELECT COUNT(*) AS n FROM house_job"), 10) == [{"n": 0}]
 
 
+async def test_a_table_that_a_newer_process_changes_is_written_and_read_on(url: str):
+    everything = ("SELECT * FROM house_job", ())
+    async with opened(url, pool=2) as db:
+        for n, column in enumerate("xyz"):
+            await db.write((INSERT, (str(n),)), everything)
+            await asyncio.gather(*(db.write((f"{INSERT} RETURNING *", (f"{n}-{i}",))) for i in range(30)))
+            await db.read(everything[0])
+            await execute(url, f"ALTER TABLE house_job ADD COLUMN {column} TEXT")
+        [_, rows] = await db.write((INSERT, ("last",)), everything)
+        assert len(rows) == 3 * 31 + 1
+        assert {"x", "y", "z"} < rows[0].keys()
+
+
+async def test_two_writes_that_wait_for_each_other_are_both_done(url: str):
+    async with opened(url) as db:
+        await db.write((INSERT, ("a",)), (INSERT, ("b",)))
+        add = "UPDATE house_job SET attempts = attempts + 1 WHERE id = $1"
+        pause = ("SELECT pg_sleep(0.2)", ())
+        await asyncio.gather(
+            db.write((add, ("a",)), pause, (add, ("b",))),
+            db.write((add, ("b",)), pause, (add, ("a",))),
+        )
+        assert await db.read("SELECT attempts FROM house_job") == [{"attempts": 2}, {"attempts": 2}]
+
+
 async def test_who_waits_too_long_for_a_connection_is_told_how_many_there_are(url: str):
     async with opened(f"{url}&connection_limit=1&pool_timeout=1") as db:
         task = asyncio.create_task(db.read("SELECT pg_sleep(30)"))
