@@ -66,7 +66,7 @@ def encode(content: Any) -> bytes:
 def plain(value: Any) -> Any:
     """What stands for a value that JSON does not have. Raises `TypeError` where nothing does."""
     if hasattr(value, "model_dump"):  # pydantic
-        return value.model_dump(mode="json")
+        return value.model_dump(mode="json", by_alias=True)  # as openapi.json says
     if isinstance(value, Decimal | UUID):
         return str(value)
     if isinstance(value, date | time):  # orjson writes these itself, except beside an integer of more than 64 bits

@@ -64,7 +64,7 @@ def _called(handler: Handler, takes: Takes, inputs: "Mapping[str, Input]") -> Ca
         return lambda request: handler()
     read = {taken.name: _reader(taken, inputs) for taken in takes.others}
     if asynchronous and takes.request and len(read) == 1 and not takes.others[0].by_keyword:
-        return _with_one(handler, takes.others[0].name, *read.values())
+        return _with_one(handler, takes.others[0], inputs, *read.values())
     names = [name for name in ("params", "query") if name in read]
     places = [taken.name for taken in takes.others if not taken.by_keyword]
     keywords = [taken.name for taken in takes.others if taken.by_keyword]
@@ -87,15 +87,21 @@ def _called(handler: Handler, takes: Takes, inputs: "Mapping[str, Input]") -> Ca
     return call
 
 
-def _with_one(handler: Handler, name: str, read: Callable[[Request], Any]) -> Call:
-    """The usual shapes, without a list or a dictionary for the arguments."""
-    if name != "body":
+def _with_one(handler: Handler, taken: Taken, inputs: "Mapping[str, Any]", read: Callable[[Request], Any]) -> Call:
+    """The usual shapes, without a list or a dictionary for the arguments: 1 us less."""
+    if taken.name != "body":
         return lambda request: handler(request, read(request))
 
     async def call(request: Request) -> Any:
         return await handler(request, await read(request))
 
-    return call
+    async def checked(request: Request) -> Any:
+        return await handler(request, check(request, await request.body()))
+
+    if taken.name not in inputs:
+        return call
+    check = inputs[taken.name].check
+    return checked
 
 
 def _reader(taken: Taken, inputs: "Mapping[str, Any]") -> Callable[[Request], Any]:

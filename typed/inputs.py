@@ -19,10 +19,11 @@ from starlette.requests import Request
 
 from errors import BadRequest
 from typed.problems import LONGEST, MOST, problems_of
-from typed.schemas import Schema, below, fields_of, kinds_of
+from typed.schemas import Schema, below, fields_of, kinds_of, open_numbers
 from typed.signature import EMPTY, HandlerError, Taken, shown_type
 
 LEAST, GREATEST = -(2**63), 2**64 - 1
+PLAIN = (b"content-type", b"application/json")  # as nearly every client sends it
 BOM = b"\xef\xbb\xbf"
 INTEGER = re.compile(r"-?[0-9]{1,20}")
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -86,19 +87,27 @@ class Body(Input):
             raise HandlerError("says body: bytes, but a typed body is JSON. Read bytes with await request.body().")
         super().__init__(taken)
         self.validate = self.adapter.validator.validate_json
+        self.numbers = open_numbers(self.schema)
 
     async def read(self, request: Request) -> Any:
         """Return the checked body. Raises `BadRequest`, and `HTTPException` for 415."""
-        data = await request.body()
+        return self.check(request, await request.body())
+
+    def check(self, request: Request, data: bytes) -> Any:
+        """Return what a body says. Raises what `read` raises."""
         if not data:
             if self.default is not EMPTY:
                 return self.default
             raise BadRequest((self.name, "is required: JSON, with Content-Type: application/json"))
-        if not is_json(request):
+        if PLAIN not in request.scope["headers"] and not is_json(request):
             raise HTTPException(
                 415, "The body must be JSON, with Content-Type: application/json", {"Accept": "application/json"}
             )
-        if may_hold_wild(data) and (wild := wild_numbers(data)):
+        if (
+            (78 in data or 73 in data or self.numbers)
+            and may_hold_wild(data, self.numbers)
+            and (wild := wild_numbers(data))
+        ):
             raise BadRequest(*wild)
         try:
             return self.validate(data, strict=True)
@@ -127,8 +136,6 @@ def is_json(request: Request) -> bool:
     """Whether a body is declared as JSON: `application/json`, or a type that ends in `+json` (RFC 6839)."""
     for name, value in request.scope["headers"]:
         if name == b"content-type":
-            if value == b"application/json":
-                return True
             kind = value.partition(b";")[0].strip().lower()
             return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
     return False
@@ -137,14 +144,18 @@ def is_json(request: Request) -> bool:
 DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 
 
-def may_hold_wild(data: bytes) -> bool:
+def may_hold_wild(data: bytes, numbers: frozenset[str]) -> bool:
     """Whether numbers in JSON may be out of bounds: NaN, an exponent of three digits, or nineteen digits in a row.
 
-    True for some texts too, which costs no more than a look; 0.3 us for a body of 200 bytes, where a regular
-    expression takes 3.
+    ``numbers`` are the kinds that a type may let through (`open_numbers`). True for some texts too, which costs no more
+    than a look: 0.9 us, where a regular expression takes 2. Its caller looks for an N or an I first: 0.06 us.
     """
+    if b"NaN" in data or b"Infinity" in data:
+        return True
+    if not numbers:
+        return False
     digits = data.translate(DIGITS, b"+")
-    return b"0000000000000000000" in digits or b"e000" in digits or b"NaN" in digits or b"Infinity" in digits
+    return b"0000000000000000000" in digits or ("number" in numbers and b"e000" in digits)
 
 
 def wild_numbers(data: bytes) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 Schema = Mapping[str, Any]
 
@@ -61,6 +61,27 @@ def kinds_of(schema: Schema, root: Schema) -> set[str]:
             return set()
         found |= {kinds} if isinstance(kinds, str) else {*kinds}
     return found
+
+
+TYPED = {"$ref", "anyOf", "oneOf", "allOf", "enum", "const", "type"}
+
+
+def open_numbers(schema: Schema) -> frozenset[str]:
+    """The kinds of numbers that a schema lets through without bounds on both sides; both where it lets anything."""
+    found: set[str] = set()
+    places: list[Any] = [schema, *schema.get("$defs", {}).values()]
+    for place in places:  # grows while it is read
+        if not isinstance(place, Mapping) or not TYPED & {*(one := cast("Schema", place))}:
+            found |= {"integer", "number"}  # {} or True: anything
+            continue
+        kinds: Any = one.get("type", ())
+        bounded = {"minimum", "exclusiveMinimum"} & {*one} and {"maximum", "exclusiveMaximum"} & {*one}
+        if not bounded and not {"enum", "const"} & {*one}:
+            found |= {"integer", "number"} & ({kinds} if isinstance(kinds, str) else {*kinds})
+        places += [*one.get("properties", {}).values(), *one.get("prefixItems", ())]
+        places += [*one.get("anyOf", ()), *one.get("oneOf", ()), *one.get("allOf", ())]
+        places += [one[key] for key in ("items", "additionalProperties") if one.get(key) not in (None, False)]
+    return frozenset(found)
 
 
 def without_null(schema: Schema) -> dict[str, Any]:
