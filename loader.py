@@ -375,7 +375,7 @@ def load_middleware(folder: Path) -> list[Middleware]:
     """Load the `middleware.py` beside the routes folder, which wraps everything; [] where there is none."""
     file = folder / "middleware.py"
     if not file.exists():
-        for entry in os.scandir(folder):  # what else a team keeps here is its own: proxy.py, middlewares.py
+        for entry in list(os.scandir(folder)):  # what else a team keeps here is its own: proxy.py, middlewares.py
             stem, suffix = os.path.splitext(entry.name.lower())
             if suffix == ".py" and stem != "middlewares" and distance(stem.strip("_-"), "middleware") < 2:
                 raise RouteError(near_miss_message(entry.name, "middleware.py"))

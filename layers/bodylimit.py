@@ -49,7 +49,7 @@ class Body:
         self._receive = receive
         self._send = send
         self._read = 0
-        self._asked = False  # whether anything of it was asked for before the answer began
+        self._wanted = False  # whether anything of it was read before the answer began
         self._started = False
 
     def check(self) -> None:
@@ -61,19 +61,24 @@ class Body:
 
     async def receive(self) -> Message:
         if not self._started:
-            self._asked = True
             self.check()
         message = await self._receive()
         self._read += len(message.get("body", b""))
+        self._wanted = self._wanted or not self._started
         if self._read <= self.limit:
             return message
         if not self._started:
             raise HTTPException(413, "Content Too Large")
         # Too late for a status. Who has not read till now only waits for the client to leave; who reads must not take
         # what came so far for the whole.
-        while not self._asked and message["type"] != "http.disconnect":
+        return {"type": "http.disconnect"} if self._wanted else await self.departure()
+
+    async def departure(self) -> Message:
+        """Return when the client has left; what it sends till then is dropped."""
+        message = await self._receive()
+        while message["type"] != "http.disconnect":
             message = await self._receive()
-        return {"type": "http.disconnect"}
+        return message
 
     def send(self, message: Message) -> Awaitable[None]:
         self._started = True

@@ -18,8 +18,8 @@ class Prefix:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # no coroutine of its own
         given: str = scope.get("root_path") or ""
-        if given and (given[0] != "/" or given[-1] == "/") and "path" in scope:
-            root = "/" + given.strip("/") if given.strip("/") else ""
+        root = "/" + given.strip("/") if given.strip("/") else ""
+        if given != root and "path" in scope:
             path: str = scope["path"]
             scope["root_path"] = root
             if path.startswith(given) and path.removeprefix(given).startswith("/"):

@@ -179,6 +179,8 @@ class Router(routing.Router):
 
     async def _added(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Try what was added to the app since, in Starlette's own way; 404 where nothing was."""
+        if (body := scope.get("body")) is not None:
+            body.check()
         added = self.routes[self._count :]
         if not added:
             return await self.not_found(scope, receive, send)
@@ -194,7 +196,8 @@ class Router(routing.Router):
         """All that a path may be read as by what was added: our way, Starlette's, and that of a folder of files."""
         raw = raw_path(scope)[1].decode("latin-1")
         text = unquote(raw)
-        return [split(tidy(raw)) or [], text.split("/")[1:], normpath("/" + text).strip("/").split("/")]
+        decoded = [[part for part in path.split("/") if part] for path in (text, normpath("/" + text))]
+        return [split(tidy(raw)) or [], *decoded]
 
 
 async def _redirect(path: str, scope: Scope, receive: Receive, send: Send) -> None:

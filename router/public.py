@@ -33,6 +33,9 @@ class PublicFile:
         return {}
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (body := scope.get("body")) is not None:  # a file reads no body
+            body.check()
+            receive = body.departure
         response = await self._files.get_response(self.name or "index.html", scope)
         # else a browser guesses how long it may keep one file of a page, and not the other, after an upgrade
         response.headers["Cache-Control"] = "public, max-age=0"

@@ -3,10 +3,11 @@
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from starlette.concurrency import run_in_threadpool
+from anyio import to_thread
 
 from errors import Request, is_async
 from typed.signature import EMPTY, HandlerError, Taken, Takes, takes_of
@@ -81,7 +82,8 @@ def _called(handler: Handler, takes: Takes, inputs: "Mapping[str, Input]") -> Ca
         named = {name: values[name] for name in keywords}
         if asynchronous:
             return await handler(*given, **named)
-        response: Any = await run_in_threadpool(handler, *given, **named)
+        # a route's timeout answers in time, and leaves the thread to end by itself
+        response: Any = await to_thread.run_sync(partial(handler, *given, **named), abandon_on_cancel=True)
         return await response if inspect.isawaitable(response) else response  # a decorator may hide an async def
 
     return call
