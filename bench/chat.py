@@ -13,6 +13,11 @@ it measures: see `Ends`. The relays take turns within each round, and the median
 medians of each round's own.
 
 A processor time is the difference of the relay's own clock. Linux only.
+
+`added` is what gateways publish: the time that a question takes through a relay, less that of asking the model server
+itself, which waits for 20 ms. There nginx stands beside the relays, and the litellm proxy where a command is given:
+
+    .venv/bench/bin/python -m bench.chat --measures added --relays nginx,httpx2,aiohttp,litellm --litellm COMMAND
 """
 
 import argparse
@@ -20,10 +25,13 @@ import asyncio
 import importlib
 import json
 import logging
+import os
 import re
 import resource
 import shutil
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,6 +41,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp
 
@@ -42,6 +51,7 @@ from bench.machine import Server, Unfit, become_server, client_core, pin, serve_
 TOKEN = "a-token-of-the-benchmark"
 MODEL = "a-model"
 PATIENCE = 60.0  # seconds that a process may take to start, and an answer to come
+LATE = 0.02  # seconds that the model takes, where a question says late
 PAST = 400  # messages of a long conversation, with the question
 
 Numbers = dict[str, float]
@@ -51,7 +61,10 @@ Numbers = dict[str, float]
 
 
 class Question(NamedTuple):
-    """Ask for ``pieces`` at ``rate`` a second; -1 is not even a head. ``then`` is stop, hang or flood."""
+    """Ask for ``pieces`` at ``rate`` a second; -1 is not even a head. ``then`` is stop, hang, flood or late.
+
+    The last one is a stop, with a head that waits for `LATE` seconds.
+    """
 
     pieces: int
     rate: int
@@ -79,8 +92,13 @@ def past_message(i: int) -> dict[str, str]:
 
 def request_of(name: str, question: Question) -> bytes:
     """Return the request: this app knows the past of a conversation, the others are told."""
-    if name in OURS:
-        body: dict[str, Any] = {"message": question.text}
+    path = "/api/chat"
+    if name in PROXIES:
+        path = "/v1/chat/completions"
+        body: dict[str, Any] = {"model": MODEL, "stream": True}
+        body["messages"] = [{"role": "user", "content": question.text}]
+    elif name in OURS:
+        body = {"message": question.text}
         if question.conversation:
             body["conversationId"] = question.conversation
     else:
@@ -88,7 +106,7 @@ def request_of(name: str, question: Question) -> bytes:
         body = {"messages": [*past, {"role": "user", "content": question.text}]}
     data = json.dumps(body).encode()
     return (
-        f"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     ).encode() + data
 
@@ -103,7 +121,13 @@ def pieces_of(raw: bytes) -> list[str]:
     frames = [frame for frame in body.split(b"\n\n") if frame and not frame.startswith(b":")]
     if not head.startswith(b"HTTP/1.1 200 ") or frames[-1:] != [b"data: [DONE]"]:
         raise Unfit(f"an answer without its end: {raw[:300]!r} ... {raw[-100:]!r}")
-    return [json.loads(frame.removeprefix(b"data:"))["text"] for frame in frames[:-1]]
+    found = [text_of(json.loads(frame.removeprefix(b"data:"))) for frame in frames[:-1]]
+    return [text for text in found if text]
+
+
+def text_of(event: Any) -> str:
+    """Return the text of a relay's event, or of a chunk that a proxy passed on."""
+    return event["text"] if "text" in event else event["choices"][0]["delta"].get("content") or ""
 
 
 # The relays. Each is given the URL of the model server and the file of the database.
@@ -181,6 +205,7 @@ RELAYS: dict[str, Callable[[str, Path], ASGIApp]] = {
     "aiohttp": ours(aiohttp=True),
 }
 OURS = ("httpx2", "aiohttp")
+PROXIES = ("direct", "nginx", "litellm")  # they speak as the model does
 
 
 async def store_past(file: Path, conversations: Sequence[str]) -> None:
@@ -238,6 +263,7 @@ class Model(asyncio.Protocol):
         self.question: Question | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.is_writing = True
+        self.closes = False
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -247,6 +273,7 @@ class Model(asyncio.Protocol):
             return
         self.received = b""
         if head.startswith(b"POST"):
+            self.closes = b"\r\nConnection: close" in head  # a client of ours, which asks it without a relay
             self.answer(body)
         else:  # a client that warms its connection
             self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
@@ -257,6 +284,12 @@ class Model(asyncio.Protocol):
         self.sent = 0
         if self.question.pieces < 0:
             return
+        if self.question.then == "late":
+            self.timer = self.loop.call_later(LATE, self.begin)
+        else:
+            self.begin()
+
+    def begin(self) -> None:
         self.transport.write(HEAD)
         self.next_at = self.loop.time()
         self.tell()
@@ -270,9 +303,11 @@ class Model(asyncio.Protocol):
             self.sent += 1
             self.next_at += 1 / self.question.rate
             self.timer = self.loop.call_at(self.next_at, self.tell)
-        elif self.question.then == "stop":
+        elif self.question.then in ("stop", "late"):
             self.question = None
             self.transport.write(END)
+            if self.closes:
+                self.transport.close()
         elif self.question.then == "flood":
             self.transport.write(PIECES[1] * 100)
             if self.is_writing:  # else resume_writing goes on
@@ -302,6 +337,8 @@ class Ends:
     for that: up to a third of what a piece costs, which no client on a network would ask of it.
     """
 
+    port: ClassVar[int] = 0  # of the model server that runs
+
     def __enter__(self) -> Self:
         import uvloop
 
@@ -315,7 +352,8 @@ class Ends:
 
     async def _listen(self) -> str:
         self.server = await asyncio.get_running_loop().create_server(Model, "127.0.0.1", 0, backlog=4096)
-        return f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/v1"
+        Ends.port = self.server.sockets[0].getsockname()[1]
+        return f"http://127.0.0.1:{self.port}/v1"
 
     async def _hang_up(self) -> None:
         self.server.close()  # by hand: uvloop's loop.close() waits for ever for a listener that is still open
@@ -350,12 +388,78 @@ def serve(descriptor: int, name: str, seconds: int, model: str, database: Path) 
 @contextmanager
 def serving(name: str, seconds: int, model: str, past: Path | None = None) -> Generator[Server]:
     """Serve a relay between the model at a URL and a database of its own. Raises `Unfit` when it does not start."""
+    if name in PROXIES:
+        with proxy_serving(name, model) as server:
+            yield server
+        return
     with tempfile.TemporaryDirectory() as folder:
         database = Path(folder, "app.db")
         if past is not None:
             shutil.copy(past, database)
         with machine.serving("bench.chat", name, seconds, model, database, patience=PATIENCE) as server:
             yield server
+
+
+NGINX = """
+daemon off; pid {folder}/pid; error_log stderr; worker_processes 1;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/f;
+  uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  upstream model {{ server {model}; keepalive 64; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      proxy_pass http://model; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
+    }}
+  }}
+}}
+"""
+LITELLM = """
+model_list:
+  - model_name: {name}
+    litellm_params: {{model: openai/{name}, api_key: none, api_base: "http://{model}/v1"}}
+general_settings:
+  dangerously_permit_weak_or_unset_master_key: true
+"""
+commands = {"nginx": "nginx", "litellm": "litellm"}  # by proxy
+
+
+@contextmanager
+def proxy_serving(name: str, model: str) -> Generator[Server]:
+    """Serve somebody else's proxy in front of the model; `direct` is the model itself."""
+    address = urlsplit(model)
+    if name == "direct":
+        yield Server(name, address.port or 0, os.getpid(), 0.0)
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "config")
+        file.write_text(
+            (NGINX if name == "nginx" else LITELLM).format(folder=folder, model=address.netloc, port=port, name=MODEL)
+        )
+        options = (
+            ["-p", folder, "-c", file] if name == "nginx" else ["--config", file, "--port", port, "--host", "127.0.0.1"]
+        )
+        command = ["taskset", "-c", str(machine.server_core()), commands[name], *map(str, options)]
+        began = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=machine.environment() | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
+        )
+        try:
+            while not machine.is_listening(port):
+                if process.poll() is not None or time.monotonic() - began > 3 * PATIENCE:
+                    raise Unfit(f"{name} did not start")
+                time.sleep(0.05)
+            yield Server(name, port, process.pid, time.monotonic() - began)
+        finally:
+            process.terminate()
+            process.wait()
 
 
 def raise_file_limit() -> None:
@@ -487,6 +591,30 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
+async def added_time(server: Server, direct: Server, requests: int = 320) -> Numbers:
+    """Milliseconds that a relay adds to a question which the model answers in 20, by connections at once."""
+    found: Numbers = {}
+    for connections in (1, 16, 64):
+        times = [await times_of(one, connections, max(requests // 4, connections * 5)) for one in (direct, server)]
+        for name, share in (("p50", 0.5), ("p99", 0.99)):
+            without, through = (percentile(some, share) for some in times)
+            found[f"{connections} {name}"] = through - without
+    return found
+
+
+async def times_of(server: Server, connections: int, requests: int) -> list[float]:
+    """Milliseconds that each of so many questions takes, asked on that many connections at once."""
+    times: list[float] = []
+
+    async def one_after_the_other() -> None:
+        for _ in range(-(-requests // connections)):
+            client = await ask(server, Question(2, 10_000, "late"))
+            times.append((time.monotonic() - client.sent_at) * 1e3)
+
+    await asyncio.gather(*(one_after_the_other() for _ in range(connections)))
+    return times
+
+
 async def memory_of_streams(server: Server, streams: int = 1000) -> Numbers:
     """Kilobytes of resident memory for each stream that is open and silent."""
     for _ in range(20):
@@ -574,8 +702,9 @@ def table(measure: Measure, samples: dict[str, list[Numbers]]) -> str:
         for column in columns:
             cells.append(shown(statistics.median(sample[column] for sample in found)))
             if measure.shares:
-                shares = (mine[column] / its[column] for mine, its in zip(found, first, strict=True))
-                cells.append(f"{statistics.median(shares):.2f}")
+                pairs = [(mine[column], its[column]) for mine, its in zip(found, first, strict=True)]
+                shares = [mine / its for mine, its in pairs if its > 0]  # an added time may be less than nothing
+                cells.append(f"{statistics.median(shares):.2f}" if shares else "-")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -594,7 +723,11 @@ def measures(past: Iterator[str]) -> dict[str, Measure]:
     async def leaving(server: Server) -> Numbers:
         return await time_to_close(server, ids)
 
+    async def added(server: Server) -> Numbers:
+        return await added_time(server, Server("direct", Ends.port, 0, 0.0))
+
     return {
+        "added": Measure("ms added to a 20 ms model, by connections", added),
         "pieces": Measure("CPU for each piece, 40 streams", cost_of_pieces),
         "requests": Measure("CPU ms for each request, by messages", requests),
         "first": Measure("ms to the first piece, by open streams", time_to_first),
@@ -609,11 +742,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return serve(int(given[1]), given[2], int(given[3]), given[4], Path(given[5]))
     parser = argparse.ArgumentParser(prog="python -m bench.chat", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "--measures", default=",".join(measures(iter(()))), help="what to measure (default: %(default)s)"
+        "--measures",
+        default=",".join(name for name in measures(iter(())) if name != "added"),
+        help="what to measure (default: %(default)s)",
     )
     parser.add_argument("--relays", default=",".join(RELAYS), help="what to compare (default: %(default)s)")
+    parser.add_argument("--litellm", default="litellm", help="the command of the litellm proxy (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds that count (default: %(default)s)")
     args = parser.parse_args(given)
+    commands["litellm"] = args.litellm
     pin(client_core())
     raise_file_limit()
     names = args.relays.split(",")

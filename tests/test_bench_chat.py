@@ -1,6 +1,7 @@
 """What bench/chat.py compares gives right answers, on small counts. Nothing is timed."""
 
 import asyncio
+import shutil
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from itertools import count
@@ -49,6 +50,17 @@ def test_the_first_pieces_of_streams_that_come_and_go_are_found(relay: Server, e
     numbers = ends.run(chat.time_to_first(relay, streams=4, seconds=0.1))
     assert list(numbers) == ["1 p50", "1 p99", "4 p50", "4 p99"]
     assert min(numbers.values()) > 0
+
+
+def test_the_time_that_a_relay_adds_is_measured(relay: Server, ends: chat.Ends):
+    numbers = ends.run(chat.added_time(relay, Server("direct", ends.port, 0, 0.0), requests=4))
+    assert list(numbers) == [f"{n} {name}" for n in (1, 16, 64) for name in ("p50", "p99")]
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed: apt install nginx")
+def test_the_time_that_nginx_adds_is_measured(ends: chat.Ends):
+    with chat.serving("nginx", 120, ends.url) as nginx:
+        ends.run(chat.added_time(nginx, Server("direct", ends.port, 0, 0.0), requests=4))
 
 
 def test_silent_streams_stay_open(relay: Server, ends: chat.Ends):
