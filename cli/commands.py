@@ -234,7 +234,6 @@ def jobs(given: argparse.Namespace) -> int:
 
 def migrate(given: argparse.Namespace) -> int:
     config = read_settings()
-    set_up_logging(config.log_level)
     ran = asyncio.run(database_of(config).migrate(migrations_of(config)))
     print("\n".join(f"{name} ran" for name in ran) or "Nothing to do: every migration ran before")
     return 0

@@ -74,7 +74,7 @@ def read_folder(folder: Path, shown: str) -> list[Migration]:
             )
             continue
         try:
-            text = file.read_text(encoding="utf-8").replace("\r\n", "\n")
+            text = file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
         except (OSError, UnicodeDecodeError) as exc:
             problems.append(MigrationError(f"{name} cannot be read: {exc}"))
             continue

@@ -122,6 +122,8 @@ async def test_a_file_that_was_changed_after_it_ran_stops_the_start_until_it_is_
     assert "a new file with the next number" in str(error.value)
     (migrations / "001_customers.sql").write_bytes(TEAM["001_customers.sql"].replace("\n", "\r\n").encode())
     await (await opened(database_url, migrations)).aclose()  # a checkout on Windows is no change
+    (migrations / "011_editor.sql").write_text("CREATE TABLE editor (id TEXT)", encoding="utf-8-sig")
+    assert await database(database_url).migrate(migrations) == names("011_editor.sql")
 
 
 async def test_a_file_that_fails_leaves_nothing_behind_and_runs_when_it_is_fixed(database_url: str, tmp_path: Path):
