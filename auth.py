@@ -47,6 +47,7 @@ def requires(*askers: Asker) -> Callable[[Handler], Handler]:
     """
 
     async def check(request: Request[Any]) -> None:
+        request.scope.get("private", []).append(True)  # the answer is not to be stored: layers/nostore.py
         for asker in askers:
             who = asker(request)
             if inspect.isawaitable(who):
@@ -62,6 +63,26 @@ def requires(*askers: Asker) -> Callable[[Handler], Handler]:
 
     vars(check)["askers"] = askers  # for documents and tests, which say who may ask
     return mark
+
+
+def from_own_pages(handler: Handler) -> Handler:
+    """Answer 403 to what a page of another site sends: for handlers that let somebody in by a cookie.
+
+    A browser adds cookies to requests that other sites make; it also says where they come from, in Sec-Fetch-Site or,
+    where it is older, in Origin. What says neither comes from no browser. CORS_ORIGINS are own pages too.
+    """
+
+    def check(request: Request[Any]) -> None:
+        origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site")
+        if request.method in ("GET", "HEAD", "OPTIONS") or site in ("same-origin", "none"):
+            return
+        if origin and origin in (request.state["config"].cors_origins or ()):
+            return
+        if site or (origin and origin.partition("://")[2] != request.headers.get("host")):
+            raise HTTPException(403, "The request comes from a page of another site")
+
+    vars(handler)["checks"] = [*getattr(handler, "checks", ()), check]
+    return handler
 
 
 def who_asks(request: Request[Any]) -> Who:

@@ -95,6 +95,20 @@ def token(value: str) -> str:
     return value
 
 
+def origins(value: str) -> tuple[str, ...]:
+    found = tuple(origin.strip() for origin in value.split(","))
+    if found == ("*",):
+        return found
+    for origin in found:
+        match = re.fullmatch(r"([a-z][a-z0-9+.-]*)://([^/?#\s@*A-Z:\[\]]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", origin)
+        if not match or (match[1], match[3]) in (("https", ":443"), ("http", ":80")):
+            raise ValueError(
+                "origins are required as browsers send them, such as https://app.example,http://localhost:5173: in "
+                "small letters, without a path, without the port that the scheme has anyway; or * alone for all"
+            )
+    return found
+
+
 class Limit(NamedTuple):
     """So many questions in so many seconds, whenever they begin."""
 
@@ -198,6 +212,7 @@ class Config:
     auth_jwks_url: str | None = setting(None, jwks_url, hidden=True)
     auth_audience: str | None = setting(None)
     auth_issuer: str | None = setting(None)
+    cors_origins: tuple[str, ...] | None = setting(None, origins)
     openai_api_key: str | None = setting(None, token, hidden=True)
     openai_base_url: str | None = setting(None, url)
     openai_headers: Mapping[str, str] | None = setting(None, headers, hidden=True)

@@ -87,11 +87,17 @@ def what_is_weak(config: Config) -> list[str]:
 
 def what_is_open(config: Config) -> list[str]:
     """Say what a setting opens."""
+    found: list[str] = []
     if config.auth_jwt_secret:
-        return ["visitors are let in: AUTH_JWT_SECRET signs their tokens (HS256)"]
+        found.append("visitors are let in: AUTH_JWT_SECRET signs their tokens (HS256)")
     if config.auth_jwks_url:
-        return ["visitors are let in: the keys of AUTH_JWKS_URL sign their tokens (RS256, ES256, EdDSA)"]
-    return []
+        found.append("visitors are let in: the keys of AUTH_JWKS_URL sign their tokens (RS256, ES256, EdDSA)")
+    if config.cors_origins:
+        found.append(
+            f"pages of {'any origin' if '*' in config.cors_origins else ', '.join(config.cors_origins)} may "
+            "read the answers: CORS_ORIGINS"
+        )
+    return found
 
 
 SHORT = 16
