@@ -7,7 +7,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import cache
@@ -37,7 +37,9 @@ from config import Config, near_misses
 from errors import BadRequest, Errors
 from jsonresponse import JSONResponse
 from layers.bodylimit import BodyLimit
+from layers.cors import CORS
 from layers.lifespan import PlainFailure
+from layers.nostore import NoStore
 from layers.prefix import Prefix
 from layers.requestlog import RequestLog
 from llm import LLM, LLMError, RateLimited, Silent
@@ -65,6 +67,7 @@ def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
     loaded = load(config)
     app = App(exception_handlers=HANDLERS, middleware=loaded.middleware)
     app.max_body_size = config.max_body_bytes
+    app.cors_origins = config.cors_origins
     app.router = Router(loaded.routes, files=public_files(config.routes_dir.parent / "public"), lifespan=lifespan)
     app.state.config = config
     return app
@@ -73,13 +76,17 @@ def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
 class App(Starlette):
     """Starlette, with its layers in one list."""
 
+    cors_origins: Collection[str] | None = None
+
     def build_middleware_stack(self) -> ASGIApp:
         """Put the layers around the router: what comes in passes them from the first to the last."""
         layers = [
             Middleware(PlainFailure),  # a start that fails says why
             Middleware(Prefix),  # one way of writing where the app is mounted
             Middleware(RequestLog),  # an id for each request, and a line in the log
+            *([Middleware(CORS, self.cors_origins)] if self.cors_origins else ()),  # what pages elsewhere may read
             Middleware(Errors),  # what a layer below raises becomes an answer
+            Middleware(NoStore),  # what needs a credential is not kept by caches
             *self.user_middleware,  # app.add_middleware, then the project's middleware.py
             Middleware(BodyLimit, self.max_body_size or 2**63),
             Middleware(Errors),  # what a route raises becomes an answer, which the layers above see

@@ -27,6 +27,7 @@ class PublicFile:
         self.name = name  # "" for index.html, which answers at / unless a route does
         self.segments = tuple(Segment(0, part) for part in name.split("/") if part)
         self.path = self.path_format = "/" + name
+        self._is_page = not name or name.lower().endswith((".html", ".htm", ".svg", ".xhtml"))
         self._files = files
 
     def params(self, parts: object) -> dict[str, Any]:
@@ -39,6 +40,9 @@ class PublicFile:
         response = await self._files.get_response(self.name or "index.html", scope)
         # else a browser guesses how long it may keep one file of a page, and not the other, after an upgrade
         response.headers["Cache-Control"] = "public, max-age=0"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        if self._is_page:  # another site's page could lay itself over a frame of it; a <meta> cannot forbid that
+            response.headers["Content-Security-Policy"] = "frame-ancestors 'self'"
         await response(without_odd_ranges(scope), receive, send)
 
 
