@@ -425,6 +425,8 @@ def PATCH(request, body, query, params: dict[str, str]):
             "GET takes 'q: int | None = None', which nothing hands in",
         ),
         ("async def GET(q: str): ...", "and read query['q']"),
+        ("async def GET(request, *, q: str = ''): ...", "and read query['q']"),
+        ("async def GET(request, ctx): ...", "GET takes 'ctx', which nothing hands in"),
         ("async def POST(post: Post): ...", "Write async def POST(request, body: Post)"),
         ("async def POST(request, post: Post): ...", "Write async def POST(request, body: Post)"),
         ("async def GET(request, db: Callable[[], int]): ...", "and read it from the request or from request.state"),
@@ -444,9 +446,9 @@ def PATCH(request, body, query, params: dict[str, str]):
         ("async def POST(request, body: bytes): ...", "Read bytes with await request.body()."),
         (
             "async def GET(request, query: int): ...",
-            "GET says query: int, but a query is made of names. Write a dataclass",
+            "GET says query: int, but query is made of names. Write a dataclass",
         ),
-        ("async def GET(request, query: list[str]): ...", "GET says query: list[str], but a query is made of names."),
+        ("async def GET(request, query: list[str]): ...", "GET says query: list[str], but query is made of names."),
         (
             "async def GET(request, params: Post): ...",
             "GET has a field title in params, but no folder of the path is "

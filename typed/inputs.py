@@ -195,7 +195,7 @@ class Text(Input):
         super().__init__(taken)
         if not kinds_of(self.schema, self.schema) <= {"object"}:
             raise HandlerError(
-                f"says {self.name}: {shown_type(taken.annotation)}, but a {self.name} is made of names. "
+                f"says {self.name}: {shown_type(taken.annotation)}, but {self.name} is made of names. "
                 "Write a dataclass, a TypedDict or a model."
             )
         self.fields = fields_of(self.schema, self.schema)

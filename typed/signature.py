@@ -173,7 +173,7 @@ def _is_data(parameter: inspect.Parameter, handler: Callable[..., Any]) -> bool:
     foreign = [parameter.default, *(get_args(annotation) if get_origin(annotation) is Annotated else ())]
     if any(type(value).__module__.partition(".")[0] == "fastapi" for value in foreign):
         return True
-    return parameter.kind is not parameter.KEYWORD_ONLY and any(map(_is_sent, _alternatives(annotation)))
+    return any(map(_is_sent, _alternatives(annotation)))
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
