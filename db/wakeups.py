@@ -115,14 +115,20 @@ class Channel:
 
     async def tell_all(self) -> None:
         while self.names:
-            names, self.names = sorted(self.names), set[str]()
-            with contextlib.suppress(Exception):  # who listens looks by itself too
-                sql = "SELECT pg_notify($1, name) FROM unnest(CAST($2 AS TEXT[])) AS name"
-                await self.execute(sql, (self.name, [f"{self.me} {name}" for name in names]))
+            await self.told()
             await asyncio.sleep(LOOKS)
+
+    async def told(self) -> None:
+        names, self.names = sorted(self.names), set[str]()
+        with contextlib.suppress(Exception):  # who listens looks by itself too
+            sql = "SELECT pg_notify($1, name) FROM unnest(CAST($2 AS TEXT[])) AS name"
+            await self.execute(sql, (self.name, [f"{self.me} {name}" for name in names]))
 
     async def aclose(self) -> None:
         await self.listeners.aclose()
+        if self.teller is not None and self.names:  # a command that ends now has told nobody yet
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.told(), 2)
         if self.teller is not None:
             self.teller.cancel()
             await asyncio.wait([self.teller])

@@ -26,7 +26,7 @@ LANE_IS_FREE = f"""
     AND (CAST($5 AS BIGINT) = 1 OR NOT ({UNTICKED.format("k")})))"""  # noqa: S608 - fixed text
 
 WITHOUT_LANE = """SELECT * FROM (SELECT j.id, j.name, j.run_at FROM house_job j
-    WHERE j.name = CAST({name} AS TEXT) AND j.done_at IS NULL AND j.lane IS NULL AND j.run_at <= $3
+    WHERE j.name = CAST({name} AS TEXT) AND j.done_at IS NULL AND (j.lane IS NULL) IS TRUE AND j.run_at <= $3
     ORDER BY j.run_at, j.id LIMIT CAST({room} AS BIGINT){lock}) {alias}"""
 
 IN_A_LANE = f"""SELECT * FROM (SELECT j.id, j.name, j.run_at FROM house_job j

@@ -16,7 +16,8 @@ NO_FAILURE = "error NOT LIKE 'skipped%' AND error NOT LIKE 'cancelled%'"
 
 WAITING = "done_at IS NULL AND token IS NULL AND run_at <= $1"
 RUNNING = "done_at IS NULL AND token IS NOT NULL AND created_at <= $1"
-FAILED = f"done_at <= $1 AND done_at IS NOT NULL AND error IS NOT NULL AND {NO_FAILURE}"
+# as its index is written, so that no engine takes another one
+FAILED = f"COALESCE(done_at, $1 + 1) <= $1 AND (error IS NULL) IS FALSE AND {NO_FAILURE}"
 
 LISTS = {
     "due": f"SELECT {COLUMNS} FROM house_job WHERE {WAITING} AND name IN ({{names}}) ORDER BY run_at, id LIMIT $2",  # noqa: S608 - fixed text

@@ -9,9 +9,10 @@ CREATE TABLE house_step (
   result TEXT NOT NULL,
   PRIMARY KEY (job_id, name));
 
--- what a claim looks at: the due rows of a name, those in a lane; and what an operator does
-CREATE INDEX house_job_free ON house_job (name, run_at, id) WHERE done_at IS NULL AND lane IS NULL;
+-- What a claim looks at: the due rows of a name, those in a lane; and what an operator does. (lane IS NULL) IS TRUE is
+-- written so that SQLite does not take house_job_waiting for it, and sort all of its rows.
+CREATE INDEX house_job_free ON house_job (name, run_at, id) WHERE done_at IS NULL AND (lane IS NULL) IS TRUE;
 CREATE INDEX house_job_laned ON house_job (run_at, id) WHERE done_at IS NULL AND lane IS NOT NULL;
 CREATE INDEX house_job_called_off ON house_job (id) WHERE cancelled_at IS NOT NULL AND done_at IS NULL;
-CREATE INDEX house_job_failed ON house_job (done_at, id) WHERE done_at IS NOT NULL AND error IS NOT NULL;
+CREATE INDEX house_job_failed ON house_job (done_at, id) WHERE (error IS NULL) IS FALSE;
 CREATE INDEX house_job_last ON house_job (name, done_at) WHERE done_at IS NOT NULL;
