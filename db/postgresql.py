@@ -63,7 +63,11 @@ class PostgreSQL:
             logger.warning("channel_binding=require is not checked by the driver: sslmode=verify-full is")
         async with self._explained():
             self._pool.open()
-            await self.try_write()
+            try:
+                await self._run_one("SELECT 1 AS one", ())  # the first connection, with all the time that the URL gives
+            except BaseException:
+                await self.aclose()
+                raise
 
     async def migrate(self, folder: Path | None = None) -> list[str]:
         """Run the migrations that did not run yet, and return their names. Raises `ConfigError`."""

@@ -120,7 +120,7 @@ async def test_what_was_written_is_there_after_a_restart(database_url: str):
     await db.aclose()
 
 
-async def test_a_file_that_cannot_be_written_stops_the_start_with_the_mend(tmp_path: Path):
+async def test_a_file_that_cannot_be_written_stops_the_start_with_the_fix(tmp_path: Path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ConfigError, match=r"^DATABASE_URL: .*file/app\.db cannot be opened for writing") as error:
         await database(f"sqlite:///{tmp_path}/file/app.db").open()
