@@ -43,6 +43,7 @@ async def end_of(worker: Worker, id: str) -> Any:
 
 async def overview_with(worker: Worker, *, failed: int) -> Any:
     """The overview, once so many have failed."""
+    found: Any = None
     for _ in range(3000):
         if (found := await worker.overview())["counts"]["failed"] == failed:
             return found
@@ -207,7 +208,7 @@ def test_post_api_jobs_runs_what_it_names_with_the_secret_alone(serve_tree: Call
     assert post({"name": "plain_one", "payload": 7}).status_code == 202
     ran = tmp_path / "jobs" / "ran"
     wait_until(lambda: ran.exists() and ran.read_text() == "7")
-    for body, words in (
+    refused: list[tuple[Any, str]] = [
         ({"name": "nope"}, "There is no job 'nope'"),
         ({"name": 5}, "name"),
         ({}, "name"),
@@ -216,6 +217,7 @@ def test_post_api_jobs_runs_what_it_names_with_the_secret_alone(serve_tree: Call
         ({"action": "cancel", "id": "nope"}, "There is no job nope"),
         ({"action": "replay", "id": "a\0"}, "id"),
         ({"action": "delete", "id": "\ud800"}, "body"),
-    ):
+    ]
+    for body, words in refused:
         response = post(body)
         assert (response.status_code, words in response.text) == (400, True), response.text

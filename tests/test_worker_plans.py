@@ -1,5 +1,6 @@
 """No claim, page or history of jobs reads the whole table: each query's plan names its index, on both engines."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ def ended(db: Database) -> tuple[str, Any]:
     return ends([({"id": "due-1", "token": "t"}, End(LATER, LATER, None, 1, 1, "done"))])[0]
 
 
-STATEMENTS: dict[str, tuple[Any, set[str]]] = {
+STATEMENTS: dict[str, tuple[Callable[[Database], tuple[str, Any]], set[str]]] = {
     "claim": (claim, {"house_job_free", "house_job_laned", "house_job_waiting", "house_job_lane"}),
     "claim of the heads of lanes": (lambda db: claim(db, 5), {"house_job_free", "house_job_waiting"}),
     "heads of lanes": (lambda db: (HEADS, (LATER, "")), {"house_job_laned", "house_job_waiting"}),

@@ -122,6 +122,7 @@ async def test_a_job_can_end_nothing_but_itself(database_url: str, run: Run):
     async with working(database_url, {**job(run, "bad", attempts=1), **job(fine, "good")}) as worker:
         await worker.put("bad", id="bad")
         assert (await end_of(worker, "bad"))["error"] is not None
+        assert [row["id"] for row in (await worker.overview())["failed"]] == ["bad"]
         await worker.put("good", id="good")
         assert (await end_of(worker, "good"))["error"] is None
         assert worker.is_alive

@@ -9,10 +9,10 @@ from uuid import uuid4
 from db import Row
 from worker.claims import WITHOUT_FILE, with_names
 from worker.schedules import lane_of
-from worker.table import STATE, Table
+from worker.table import IS_CANCELLED, IS_SKIPPED, STATE, Table
 
 COLUMNS = "id, name, lane, run_at, attempts, begun, error, created_at, began_at, done_at"
-NO_FAILURE = "error NOT LIKE 'skipped%' AND error NOT LIKE 'cancelled%'"
+NO_FAILURE = f"NOT {IS_SKIPPED} AND NOT {IS_CANCELLED}"
 
 WAITING = "done_at IS NULL AND token IS NULL AND run_at <= $1"
 RUNNING = "done_at IS NULL AND token IS NOT NULL AND created_at <= $1"

@@ -38,12 +38,15 @@ from functools import lru_cache
 from typing import Any, Literal
 from uuid import uuid4
 
-from db import Database, Row, Statement
+from db import Database, Statement
 from worker.files import JobFile
 
-STATE = """CASE WHEN done_at IS NULL AND token IS NULL THEN 'waiting' WHEN done_at IS NULL THEN 'running'
-  WHEN error IS NULL THEN 'done' WHEN error LIKE 'skipped%' THEN 'skipped'
-  WHEN error LIKE 'cancelled%' THEN 'cancelled' ELSE 'failed' END"""
+# how the errors of these two begin; LIKE would take the case of a CancelledError for ours, on SQLite
+IS_SKIPPED, IS_CANCELLED = "substr(error, 1, 8) = 'skipped:'", "substr(error, 1, 12) = 'cancelled by'"
+
+STATE = f"""CASE WHEN done_at IS NULL AND token IS NULL THEN 'waiting' WHEN done_at IS NULL THEN 'running'
+  WHEN error IS NULL THEN 'done' WHEN {IS_SKIPPED} THEN 'skipped'
+  WHEN {IS_CANCELLED} THEN 'cancelled' ELSE 'failed' END"""
 
 PUT = """INSERT INTO house_job (id, name, lane, payload, run_at, attempts, created_at)
   VALUES ($1, $2, $3, $4, $5, 0, $6) ON CONFLICT (id) DO NOTHING RETURNING id"""
@@ -178,13 +181,3 @@ def with_values(sql: str, types: tuple[str, ...], size: int) -> str:
     markers = iter(range(1, size * len(types) + 1))
     table = ", ".join("(" + ", ".join(f"CAST(${next(markers)} AS {kind})" for kind in types) + ")" for _ in range(size))
     return sql.replace("VALUES", f"VALUES {table}")
-
-
-def row_state(row: Row) -> str:
-    """The same as STATE, of a row that was read."""
-    if row["done_at"] is None:
-        return "waiting" if row["token"] is None else "running"
-    error: str | None = row["error"]
-    if error is None:
-        return "done"
-    return next((word for word in ("skipped", "cancelled") if error.startswith(word)), "failed")
