@@ -28,8 +28,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from answers import Busy, Ended
 from auth import Unauthorized
-from chat import Busy
 from cli.commands import main
 from cli.devserver import DEV_TOKEN
 from cli.explain import explain
@@ -124,6 +124,13 @@ async def over_quota(request: Request, exc: Exception) -> Response:
     return JSONResponse({"error": words}, 429, {"Retry-After": str(exc.retry_after)})
 
 
+async def ended(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, Ended)
+    if exc.reason == "server":
+        return JSONResponse({"error": str(exc)}, 503, {"Retry-After": "5"})
+    return JSONResponse({"error": str(exc)}, 502 if exc.state == "error" else 409)
+
+
 async def not_found(request: Request, exc: Exception) -> Response:
     return JSONResponse({"error": "Not Found"}, 404)
 
@@ -163,6 +170,7 @@ HANDLERS: Mapping[Any, Any] = {
     Unauthorized: unauthorized,
     Busy: busy,
     OverQuota: over_quota,
+    Ended: ended,
     NotFound: not_found,
     Running: running,
     Reused: reused,

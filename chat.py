@@ -1,60 +1,49 @@
-"""One turn of a conversation: the question is stored, the model asked, the answer told and stored.
+"""One turn of a conversation: the question is stored, the model asked, and its answer told to whoever reads.
 
 What /api/chat, its variants and the channels share. Nothing here depends on how the answer is put on the wire.
 """
 
+import asyncio
 import hashlib
 import re
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import anyio
+from starlette.requests import Request
 
-from auth import Who, place
+from answers import Answer, Write
+from answers.wire import Wire
+from auth import Who, place, who_asks
 from db import Row
 from errors import BadRequest
-from llm import Read
+from llm import LLMError
 from quota import OverQuota
-from sse import EventStream
+from sse import Emit, EventStream, Pace
 from state import State
-from store import STALE, Question, Turn
-from store import State as AnswerState
+from store import NotFound, Question, Turn, answer_id
 from worker import Job
 
 OVER = "You have asked as many questions as are possible for now. Please try again later."
-SAVE_EVERY = 5.0  # seconds: how much of an answer a crash can take
-
-Say = Callable[[Sequence[str]], Awaitable[None]]  # takes the pieces that came together
 
 
-class Busy(Exception):
-    """As many answers are being streamed as CHAT_MAX_STREAMS allows."""
+async def ask(state: State, question: Question, *, again: bool = False) -> Answer:
+    """Return the answer to a question: one that begins now, is being written, or was written before.
 
-
-async def answer(state: State, question: Question, say: Say, stream: EventStream, *, again: bool = False) -> None:
-    """Store the question, then tell the model's answer piece by piece; whatever happens, what was said is kept.
-
-    Raises `Busy`, and what `Store.begin` and `LLM.chat_stream` raise.
+    It is written by a task of the app, whoever reads. With ``again`` it is written once more. Raises what
+    `Answers.begin` raises; what the model fails with is raised in the answer's readers.
     """
-    try:
-        state["streams"].acquire_on_behalf_of_nowait(stream)
-    except anyio.WouldBlock:
-        raise Busy from None
-    try:
-        await _turn(state, question, say, lambda: "stopped" if stream.ended == "stopped" else "left", again=again)
-    finally:
-        state["streams"].release_on_behalf_of(stream)
+    return await state["answers"].begin(question, _writer(state, question), again=again)
 
 
 async def reply(state: State, job: Job, *, channel_id: str, text: str) -> str:
     """Answer what somebody said in a channel, whole: in the conversation of the job's channel and the channel's id.
 
     The job's id is the message's, so that a job that is tried again finds the answer that was given before. Raises
-    `ValueError` where nothing was said, and what `LLM.chat_stream` raises. Somebody who asked as much as CHAT_QUOTA
+    `ValueError` where nothing was said, and what `LLM.chat_reads` raises. Somebody who asked as much as CHAT_QUOTA
     allows is told so once, and then "" is returned until a question may be asked again.
     """
     if not isinstance(text, str) or not text.strip():  # pyright: ignore[reportUnnecessaryIsInstance] - as it was sent
@@ -67,73 +56,130 @@ async def reply(state: State, job: Job, *, channel_id: str, text: str) -> str:
         owner=channel_id,
         message_id=job["id"],
     )
-    said: list[str] = []
-
-    async def say(pieces: Sequence[str]) -> None:
-        said.extend(pieces)
-
+    answers = state["answers"]
     try:
-        # the claim on the job says that nobody else is writing this answer, however lately somebody was
-        await _turn(state, question, say, lambda: "stopped", stale=0.0)
+        # an heir: the claim on the job says that nobody else is writing this answer, however lately somebody was
+        answer = await answers.begin(question, _writer(state, question), heir=True, counts=False)
     except OverQuota as over:
         quota, now = state["store"].quota, state["store"].clock()
         return OVER if await quota.is_to_be_told(channel, channel_id, job["id"], over, now) else ""
-    return join(said)
-
-
-async def _turn(
-    state: State,
-    question: Question,
-    say: Say,
-    cancelled: Callable[[], AnswerState],
-    *,
-    again: bool = False,
-    stale: float = STALE,
-) -> None:
-    store = state["store"]
-    turn: Turn | None = None
-    with anyio.CancelScope(shield=True):  # the client may leave now, but a turn that began must be finished
-        turn = await store.begin(question, again=again, stale=stale)
-    assert turn is not None
-    if turn.answer is not None:
-        return await say([turn.answer])
-    said: list[str] = []
-    ending: AnswerState = "error"
     try:
-        messages = await store.history(turn, state["config"].chat_history_chars)
+        with answer.reader() as reader:
+            while await reader.news():
+                pass
+    except anyio.get_cancelled_exc_class():
+        with anyio.CancelScope(shield=True):
+            await answers.stop(answer.turn, "server")
+        raise
+    return answer.text
+
+
+def _writer(state: State, question: Question) -> Write:
+    async def write(turn: Turn, answer: Answer) -> None:
+        """Ask the model, and add to the answer what it says."""
+        messages = dialogue(await state["store"].history(turn, state["config"].chat_history_chars))
         if prompt := state["config"].system_prompt:
             messages.insert(0, {"role": "system", "content": prompt})
-        async with aclosing(state["llm"].chat_reads(question.model, messages)) as reads:
-            await _tell(state, turn, reads, say, said)
-        ending = "done"
-    except anyio.get_cancelled_exc_class():
-        ending = cancelled()
-        raise
-    finally:
-        with anyio.CancelScope(shield=True):
-            await store.save(turn, join(said), ending)
+        try:
+            with Pace.of_loop() as pace:
+                async with aclosing(state["llm"].chat_reads(question.model, messages)) as reads:
+                    async for read in reads:
+                        answer.add(read.text, read.reasoning)
+                        if read.finish is not None:
+                            answer.finish, answer.tokens_in, answer.tokens_out = read[2:]
+                        if pace.rest:
+                            await asyncio.sleep(pace.rest)  # what comes meanwhile is read at once
+        except LLMError as exc:
+            answer.reason = str(exc)
+            raise
+
+    return write
 
 
-async def _tell(state: State, turn: Turn, reads: AsyncIterator[Read], say: Say, said: list[str]) -> None:
-    saved_at = time.monotonic()
-    async for read in reads:
-        if read.text:
-            said += read.text
-            await say(read.text)
-        if (now := time.monotonic()) - saved_at > SAVE_EVERY:
-            saved_at = now
-            await state["store"].save(turn, join(said), "running")
+def told_by(
+    request: Request[State],
+    find: Callable[[], Awaitable[Answer]],
+    wire: Wire,
+    *,
+    after: int | None = None,
+    at_once: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> EventStream:
+    """Return the response that tells an answer in the words of a wire, from a place on.
+
+    With ``at_once`` the status does not wait for the first piece.
+    """
+
+    async def write(emit: Emit) -> None:
+        answer = await find()
+        wire.begin(answer)
+        with answer.reader(after) as reader:
+            if at_once:
+                await emit(pieces=0)
+            while pieces := await reader.news():
+                events, ids, count = wire.news(pieces)
+                if events:
+                    await emit(*events, ids=ids or None, pieces=count)
+        if end := wire.end():
+            await emit(*end, pieces=0)
+        tokens = {"tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out}
+        request.scope.get("log", {}).update({name: count for name, count in tokens.items() if count is not None})
+
+    return EventStream(
+        write, headers={**wire.headers, **(headers or {})}, on_error=wire.error, opening=wire.start, last_id=wire.told
+    )
 
 
-def join(pieces: list[str]) -> str:
-    """Join the pieces of an answer; a surrogate pair that two of them share becomes the character it is."""
-    whole = "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return whole.replace("\0", "\ufffd")  # PostgreSQL has no such character
+def dialogue(rows: Sequence[Row]) -> list[dict[str, str]]:
+    """Make a valid dialogue of a conversation's newest messages: user, assistant, user ..., as strict models want it.
+
+    A question whose answer has no text is joined with the next one. One that is being answered right now is left
+    out, and so is an answer whose question is too old to be told.
+    """
+    told: list[dict[str, str]] = []
+    waiting: list[str] = []
+    for row in rows:
+        if row["role"] == "user":
+            waiting += [row["content"]] if row["content"] not in waiting[-1:] else []
+        elif row["is_running"]:
+            waiting = waiting[:-1]
+        elif waiting and (said := without_thinking(row["content"])).strip():
+            told += [_message("user", waiting), _message("assistant", [said])]
+            waiting = []
+    return [*told, _message("user", waiting)]
+
+
+def _message(role: str, texts: Sequence[str]) -> dict[str, str]:
+    return {"role": role, "content": "\n\n".join(texts)}
+
+
+def without_thinking(text: str) -> str:
+    """Return an answer without the reasoning that its model put before it, in ``<think>...</think>``.
+
+    Some templates leave out the first half, so that the second one stands on a line of its own; an answer that was cut
+    while its model thought has no second half.
+    """
+    start = end = 0
+    while text.startswith("<think>", start := after_blanks(text, end)):
+        end = text.find("</think>", start)
+        if end < 0:
+            return ""
+        end += len("</think>")
+    if end:
+        return text[start:]
+    plan, half, rest = text.partition("</think>")
+    alone = plan.rstrip(" \t")[-1:] in ("", "\n") and rest.lstrip(" \t")[:1] in ("", "\n")
+    return rest.lstrip() if half and alone else text
+
+
+def after_blanks(text: str, start: int) -> int:
+    found = re.compile(r"\S").search(text, start)
+    return found.start() if found else len(text)
 
 
 LONGEST = 200  # characters of a channel, an owner, or an id: they are keys of the tables
 
-FIELDS = ("message", "conversationId", "model", "channel", "channelId", "messageId")
+FIELDS = ("message", "conversationId", "model", "channel", "channelId", "messageId", "reasoning")
 
 
 def read_question(who: Who, body: Any, models: Mapping[str, object]) -> Question:
@@ -161,6 +207,7 @@ def read_question(who: Who, body: Any, models: Mapping[str, object]) -> Question
         channel=channel,
         owner=owner,
         message_id=found.get("messageId"),
+        reasoning=found.get("reasoning", False),
     )
 
 
@@ -181,7 +228,45 @@ def read_place(who: Who, query: Mapping[str, str]) -> tuple[str, str | None, boo
     return *place(who, found.get("channel", "web"), found.get("channelId"), several=everybody), everybody
 
 
+async def read_key(request: Request[State]) -> tuple[str, str | None, str]:
+    """Return the channel, the owner and the id of the conversation in a path. An operator need not know the owner.
+
+    Raises `BadRequest`, `NotFound` for what can be no id, and what `place` raises.
+    """
+    id, who = request.path_params["id"], who_asks(request)
+    channel, owner, _ = read_place(who, request.query_params)
+    if "\0" in id:
+        raise NotFound(id)  # PostgreSQL has no such character
+    if who.kind == "operator" and owner is None:
+        owners = await request.state["store"].owners(id, channel)
+        if len(owners) > 1:
+            raise BadRequest(("channelId", "is required: several have a conversation of this id"))
+        owner = owners[0] if owners else None
+    return channel, owner, id
+
+
+def read_after(request: Request[State]) -> int | None:
+    """Return after how many characters a client wants to go on: ``?after=12``, or what `EventSource` sends by itself.
+
+    Raises `BadRequest`.
+    """
+    header = request.headers.get("last-event-id", "")
+    name, value = ("Last-Event-ID", header) if header else ("after", request.query_params.get("after", ""))
+    if value and not re.fullmatch("[0-9]{1,9}", value):
+        raise BadRequest((name, "must be the id of the last event that was read, a number of characters"))
+    return int(value) if value else None
+
+
+def read_flag(query: Mapping[str, str], name: str) -> bool:
+    """Return whether a query says ``name=true``. Raises `BadRequest`."""
+    if query.get(name, "true") not in ("true", "false"):
+        raise BadRequest((name, "must be true or false"))
+    return query.get(name) == "true"
+
+
 def what_is_wrong(name: str, value: object, models: Mapping[str, object]) -> str | None:
+    if name == "reasoning":
+        return None if isinstance(value, bool) else "must be true or false"
     if not isinstance(value, str) or not value.strip():
         return "must be a non-empty string"
     if name == "model" and value not in models:
@@ -217,9 +302,18 @@ def conversation_json(row: Row) -> dict[str, Any]:
     }
 
 
-def message_json(row: Row) -> dict[str, Any]:
-    """Return a message as clients see it."""
-    return {name: row[name] for name in ("role", "content", "state")} | {"created": iso(row["created_at"])}
+def messages_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return a conversation's messages as clients see them, oldest first. An answer's id is made of its question's."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        is_answer = row["role"] == "assistant" and found
+        message = {"id": answer_id(found[-1]["id"]) if is_answer else row["id"]}
+        message |= {name: row[name] for name in ("role", "content", "state")} | {"created": iso(row["created_at"])}
+        if row["role"] == "assistant":
+            message |= {"finish": row["finish"], "reason": row["reason"]}
+            message |= {"tokensIn": row["tokens_in"], "tokensOut": row["tokens_out"]}
+        found.append(message)
+    return found
 
 
 def iso(moment: float) -> str:

@@ -236,6 +236,7 @@ class Config:
     chat_max_streams: int = setting(1000, integer(1, 10**6))
     openapi: str = setting("closed", word("closed", "open"))
     chat_quota: tuple[Limit, ...] | None = setting(None, limits)
+    chat_leave_seconds: float = setting(30.0, seconds)
     conversation_days: int | None = setting(None, integer(1, 36_500))
     cron_interval: float | None = setting(None, seconds)
     jobs_at_once: int = setting(50, integer(1, 1000))

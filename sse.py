@@ -10,7 +10,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self
@@ -48,12 +48,15 @@ class EventStream(Response, Generic[Event]):
     ``write`` runs in the request's own task and is cancelled when the client leaves, also before its first event,
     or when the server stops; its ``finally`` runs to the end, and finds in ``ended`` what happened. What it raises
     before the first event (or the first ten seconds) is answered with its own status; later, ``on_error`` makes
-    the last event from the same words. `EventStream[Frame]` says what an event is, for openapi.json.
+    the last event from the same words. ``opening()`` are events that go out with the status. With a ``last_id`` every
+    event has an id, the one before it where `emit` gives none. `EventStream[Frame]` says what an event is, for
+    openapi.json.
     """
 
     media_type = "text/event-stream"
     beat = 15.0  # seconds of silence before a comment is sent: nginx and AWS cut at 60 s, Cloudflare at about 100 s
     hold = 10.0  # seconds to wait for the first event before the status goes out: a quick failure keeps its own
+    patience = 60.0  # seconds for a client to take what is sent: one that does not read is dropped
 
     def __init__(
         self,
@@ -61,15 +64,19 @@ class EventStream(Response, Generic[Event]):
         *,
         headers: Mapping[str, str] | None = None,
         on_error: Callable[[str], object] = lambda words: {"error": words},
+        opening: Callable[[], Sequence[object]] = tuple,
+        last_id: int | None = None,
     ) -> None:
         self.write = write
         self.on_error = on_error
+        self.opening = opening
+        self.last_id = last_id
         self.status_code = 200
         self.background = None
         self.ended: Literal["open", "done", "left", "stopped", "error"] = "open"
         self.pieces = 0
         self.first_at = 0.0
-        self._started = False
+        self._started = self._is_sending = False
         self._last = time.monotonic()
         self._scope = anyio.CancelScope()
         self.init_headers(
@@ -130,10 +137,11 @@ class EventStream(Response, Generic[Event]):
                 tasks.cancel_scope.cancel()
         return failure
 
-    async def emit(self, *events: object, pieces: int | None = None) -> None:
+    async def emit(self, *events: object, pieces: int | None = None, ids: Sequence[int] | None = None) -> None:
         """Send events, a frame each, in one write: any JSON values, ASCII-escaped so that no character ends a line.
 
         ``pieces`` is how many of them carry a piece of the answer, which is what the log counts; without it, all do.
+        ``ids`` are the events' own, which the client sends back as Last-Event-ID to go on there.
         Where the loop is behind (see `Pace`) this returns a moment later; send what has come meanwhile together.
         """
         if self.ended != "open":
@@ -147,10 +155,25 @@ class EventStream(Response, Generic[Event]):
         if pieces and not self.pieces:
             self.first_at = self._last
         self.pieces += pieces
-        body = "".join([f"data: {encode(event)}\n\n" for event in events]).encode()
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        if events:
+            await self._say(self._frames(events, ids))
         if pieces and self._pace.rest:
             await asyncio.sleep(self._pace.rest)  # 2.7 us, where anyio.sleep takes 3.9
+
+    def _frames(self, events: Sequence[object], ids: Sequence[int] | None = None) -> bytes:
+        if ids is not None:
+            self.last_id = ids[-1]
+            frames = [f"id: {id}\ndata: {encode(event)}\n\n" for id, event in zip(ids, events, strict=True)]
+        elif self.last_id is not None:
+            frames = [f"id: {self.last_id}\ndata: {encode(event)}\n\n" for event in events]
+        else:
+            frames = [f"data: {encode(event)}\n\n" for event in events]
+        return "".join(frames).encode()
+
+    async def _say(self, body: bytes) -> None:
+        self._is_sending = True
+        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        self._is_sending = False
 
     def stop(self) -> None:
         """End the stream because the server stops."""
@@ -165,11 +188,16 @@ class EventStream(Response, Generic[Event]):
         if not self._started:
             self._started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if events := self.opening():
+                await self._say(self._frames(events))
 
     async def _watch(self, receive: Receive) -> None:
         message: Message = {"type": ""}
         while message["type"] != "http.disconnect":
             message = await receive()
+        self._leave()
+
+    def _leave(self) -> None:
         self._end("left")
         self._scope.cancel()
 
@@ -178,9 +206,16 @@ class EventStream(Response, Generic[Event]):
         await self._start()
         while True:
             silent = time.monotonic() - self._last
-            if silent >= self.beat:
+            if self._is_sending:
+                if silent >= self.patience:
+                    return self._leave()
+                await anyio.sleep(min(self.beat, self.patience - silent))
+            elif silent >= self.beat:
                 self._last += silent
-                await self._send({"type": "http.response.body", "body": b": ping\n\n", "more_body": True})
+                with anyio.move_on_after(self.patience) as scope:
+                    await self._say(b": ping\n\n")
+                if scope.cancelled_caught:
+                    return self._leave()
             else:
                 await anyio.sleep(self.beat - silent)
 
@@ -243,18 +278,18 @@ _open: set[EventStream] = set()
 
 
 @asynccontextmanager
-async def draining(grace: float) -> AsyncGenerator[None]:
+async def draining(grace: float, stop: Callable[[], object] = lambda: None) -> AsyncGenerator[None]:
     """While the app lives, end its open streams by themselves when the process is told to stop.
 
     A server such as uvicorn tells a stream nothing on SIGTERM and cancels it without a word when its own time is
-    up. So the signal is heard here too: ``grace`` seconds later the streams that are still open are stopped. Does
-    nothing outside the main thread, which alone can hear signals, or where no server listens to them.
+    up. So the signal is heard here too: ``grace`` seconds later `stop` is called, and the streams that are still open
+    are stopped. Does nothing outside the main thread, which alone can hear signals, or where no server listens to them.
     """
     before: dict[int, Callable[[int, FrameType | None], Any]] = {}
     loop = asyncio.get_running_loop()
 
     def heard(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(loop.call_later, grace, stop_all)
+        loop.call_soon_threadsafe(loop.call_later, grace, stop_all, stop)
         before[number](number, frame)
 
     if threading.current_thread() is threading.main_thread():
@@ -270,6 +305,7 @@ async def draining(grace: float) -> AsyncGenerator[None]:
             signal.signal(number, handler)
 
 
-def stop_all() -> None:
+def stop_all(stop: Callable[[], object]) -> None:
+    stop()
     for stream in list(_open):
         stream.stop()

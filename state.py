@@ -16,6 +16,7 @@ from typing import Any, TypedDict, cast
 import anyio
 import httpx
 
+from answers import Answers
 from config import Config
 from db import Database, database
 from llm import LLM
@@ -42,7 +43,7 @@ class State(TypedDict):
     worker: Worker
     channels: Mapping[str, Channel]
     http: httpx.AsyncClient
-    streams: anyio.CapacityLimiter
+    answers: Answers
     visitors: Visitors
 
 
@@ -66,7 +67,9 @@ async def open_state(
         stack.push_async_callback(db.aclose)
         llm = llm or LLM(config)
         stack.push_async_callback(llm.aclose)
-        await stack.enter_async_context(draining(config.shutdown_grace))
+        store = Store(db, limits=config.chat_quota or ())
+        answers = Answers(store, leave=config.chat_leave_seconds, most=config.chat_max_streams)
+        await stack.enter_async_context(draining(config.shutdown_grace, answers.stop_all))
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=HTTP_TIMEOUT))
         channels = channels or {}
         worker = Worker(
@@ -79,14 +82,15 @@ async def open_state(
             config=config,
             db=db,
             llm=llm,
-            store=Store(db, limits=config.chat_quota or ()),
+            store=store,
             worker=worker,
             channels=channels,
             http=http,
-            streams=anyio.CapacityLimiter(config.chat_max_streams),
+            answers=answers,
             visitors=Visitors(config, http),
         )
         worker.state = state
+        await stack.enter_async_context(answers.serving())
         if register is not None:  # before a job runs, and closed after the last one
             await stack.enter_async_context(registered(register, state))
         works = await stack.enter_async_context(anyio.create_task_group())

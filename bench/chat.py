@@ -52,7 +52,7 @@ TOKEN = "a-token-of-the-benchmark"
 MODEL = "a-model"
 PATIENCE = 60.0  # seconds that a process may take to start, and an answer to come
 LATE = 0.02  # seconds that the model takes, where a question says late
-PAST = 400  # messages of a long conversation, with the question
+PAST = 401  # messages of a long conversation, with the question
 
 Numbers = dict[str, float]
 
@@ -121,7 +121,7 @@ def pieces_of(raw: bytes) -> list[str]:
     frames = [frame for frame in body.split(b"\n\n") if frame and not frame.startswith(b":")]
     if not head.startswith(b"HTTP/1.1 200 ") or frames[-1:] != [b"data: [DONE]"]:
         raise Unfit(f"an answer without its end: {raw[:300]!r} ... {raw[-100:]!r}")
-    found = [text_of(json.loads(frame.removeprefix(b"data:"))) for frame in frames[:-1]]
+    found = [text_of(json.loads(frame.rpartition(b"data:")[2])) for frame in frames[:-1]]
     return [text for text in found if text]
 
 
@@ -194,6 +194,7 @@ def our_config(model: str, database: Path) -> Any:
         database_url=f"sqlite:///{database}",
         log_level="warning",
         chat_max_streams=10_000,
+        chat_leave_seconds=0,
         chat_history_chars=10**9,
     )
 
@@ -209,7 +210,7 @@ PROXIES = ("direct", "nginx", "litellm")  # they speak as the model does
 
 
 async def store_past(file: Path, conversations: Sequence[str]) -> None:
-    """Store conversations to which the next question is the 400th message."""
+    """Store conversations of 400 messages."""
     from db import database
     from store import Question as Asked
     from store import Store
@@ -221,7 +222,7 @@ async def store_past(file: Path, conversations: Sequence[str]) -> None:
     async def store_one(conversation: str) -> None:
         for i in range(1, PAST, 2):
             turn = await store.begin(Asked(conversation=conversation, content=past_message(i - 1)["content"]))
-            await store.save(turn, past_message(i)["content"] if i > 1 else "", "done")
+            await store.save(turn, past_message(i)["content"], "done")
 
     await asyncio.gather(*(store_one(conversation) for conversation in conversations))
     await db.aclose()
@@ -552,7 +553,7 @@ def told(clients: Sequence[Client]) -> int:
 
 
 async def cost_of_requests(server: Server, conversations: Iterator[str], requests: int = 40) -> Numbers:
-    """Milliseconds of processor time for a request with one message, and with 400."""
+    """Milliseconds of processor time for a request with one message, and with 400 before it."""
     costs: Numbers = {}
     for messages in (1, PAST):
         questions = [

@@ -6,7 +6,7 @@ const [log, draft, composer, message, send, model, status, door, refused, key, t
 
 const TOKEN = 'webchat-token' // the name in sessionStorage, which ends with the tab
 const CUT = 'The connection was cut before the answer was whole.'
-const ENDED = { left: 'Stopped.', error: 'The answer broke off here.', stopped: 'The server was stopped here.' }
+const ENDED = { left: 'Stopped.', error: 'The answer broke off here.', stopped: 'Stopped.' }
 
 let conversation = '' // its id stands in the address too, so that a reload finds it again
 let work = null // the AbortController of what is under way, one thing at a time
@@ -81,6 +81,7 @@ function ask(text) {
 
 async function answer(question, asked) {
   const mine = begin('The answer is being written.')
+  mine.messageId = question.messageId
   const said = bubble('assistant', '')
   const text = said.lastChild.firstChild // one text node, since two pieces may share an emoji
   let problem
@@ -127,6 +128,13 @@ function end(mine) {
   status.textContent = ''
   send.textContent = 'Send'
   return true
+}
+
+function stop() {
+  work?.abort()
+  if (!work?.messageId) return
+  const query = `messageId=${encodeURIComponent(work.messageId)}`
+  request(`api/chat/${encodeURIComponent(conversation)}/stream?${query}`, { method: 'DELETE' }).catch(() => {})
 }
 
 function leave() {
@@ -231,7 +239,7 @@ function newId() { // crypto.randomUUID is not there on a plain-http address
 composer.onsubmit = (event) => {
   event.preventDefault()
   const text = message.value
-  if (work) return work.abort()
+  if (work) return stop()
   if (!text.trim()) return
   message.value = ''
   ask(text)
@@ -256,7 +264,7 @@ key.onsubmit = (event) => {
 }
 document.getElementById('new').onclick = beginAnew
 addEventListener('keydown', (event) => {
-  if (event.key === 'Escape' && !event.isComposing && !door.open) work?.abort()
+  if (event.key === 'Escape' && !event.isComposing && !door.open) stop()
 })
 addEventListener('scroll', () => {
   const isAtEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 4

@@ -16,7 +16,7 @@ FLOORS = [
     {"cli", "layers"},
     {"chat", "startup"},
     {"state"},
-    {"webhooks"},
+    {"webhooks", "answers"},
     {"llm", "sse", "store", "worker"},
     {"quota"},
     {"model", "db"},

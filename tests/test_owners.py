@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,12 +74,12 @@ async def is_kept(url: str) -> None:
         assert [m["content"] for m in messages][:2] == [text, answer]
         question = Question(conversation=id, content=text, channel=channel, owner=owner, message_id=message_id)
         if message_id:  # an old message id is a repeat
-            assert (await store.begin(question)).answer == answer
+            assert (await store.begin(question)).content == answer
         turn = await store.begin(Question(conversation=id, content="More", channel=channel, owner=owner))
         assert [m["content"] for m in await store.history(turn, 1000)][:3] == [text, answer, "More"]
         await store.save(turn, "", "stopped")
         for stranger in ({"owner": "eve"}, {"channel": "other", "owner": owner}):
-            other = Question(**{"conversation": id, "content": "mine", "channel": channel, **stranger})
+            other = replace(question, content="mine", message_id=None, **stranger)
             assert [m["content"] for m in await store.history(await store.begin(other), 1000)] == ["mine"]
             await store.delete(id, other.channel, other.owner)
     with pytest.raises(NotFound):

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from db import database
+from answers.rows import Rows
+from db import Row, database
 from db.sqlite import SQLite
-from store import HISTORY, KEY, LIST, LIST_OWNED, STALE, NotFound, Question, Reused, Running, Store, Turn
+from store import HISTORY, KEY, LIST, LIST_OWNED, LOST, STALE, NotFound, Question, Reused, Running, Store, Turn
 from tests.servers import Clock
 
 Q = Question(conversation="c", content="Hi", message_id="m")
@@ -20,7 +21,9 @@ Q = Question(conversation="c", content="Hi", message_id="m")
 async def store(database_url: str, clock: Clock) -> AsyncIterator[Store]:
     db = database(database_url)
     await db.open()
-    yield Store(db, clock)
+    store = Store(db, clock)
+    await Rows(store).beat()
+    yield store
     await db.aclose()
 
 
@@ -28,6 +31,10 @@ async def say(store: Store, question: Question, answer: str = "Hello") -> Turn:
     turn = await store.begin(question)
     await store.save(turn, answer, "done")
     return turn
+
+
+def contents(rows: list[Row]) -> list[str]:
+    return [row["content"] for row in rows]
 
 
 async def kept_in(store: Store, conversation: str = "c") -> list[tuple[str, str, str]]:
@@ -40,7 +47,7 @@ async def kept_in(store: Store, conversation: str = "c") -> list[tuple[str, str,
 
 async def test_a_turn_is_a_question_and_its_answer(store: Store):
     turn = await store.begin(Q)
-    assert await kept_in(store) == [("user", "Hi", "done")]
+    assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "", "running")]
     await store.save(turn, "Hello", "done")
     assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "Hello", "done")]
 
@@ -53,18 +60,21 @@ async def test_of_many_turns_at_once_each_answer_follows_its_question(store: Sto
     assert sorted(kept[::2], key=int) == [str(n) for n in range(50)]
 
 
-async def test_of_many_repeats_at_once_one_may_write(store: Store):
-    results = await asyncio.gather(*(store.begin(Q) for _ in range(20)), return_exceptions=True)
-    assert [type(result) for result in results].count(Turn) == 1
-    assert [type(result) for result in results].count(Running) == 19
-    assert await kept_in(store) == [("user", "Hi", "done")]
+async def test_of_many_repeats_at_once_one_may_write_and_the_others_join_it(store: Store):
+    turns = await asyncio.gather(*(store.begin(Q) for _ in range(20)))
+    assert [turn.is_ours for turn in turns].count(True) == 1
+    assert len({turn.turn for turn in turns}) == 1
+    assert {turn.state for turn in turns} == {"running"}
+    assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "", "running")]
 
 
-async def test_a_repeat_of_a_finished_answer_gives_it(store: Store):
-    assert (await store.begin(Q)).answer is None
-    other = await say(store, replace(Q, message_id="n", content="Other"), "Yes")
-    assert other.answer is None
-    assert (await store.begin(replace(Q, message_id="n", content="Other"))).answer == "Yes"
+async def test_a_repeat_of_a_finished_answer_gives_it_with_how_it_ended(store: Store):
+    assert (await store.begin(Q)).is_ours
+    turn = await store.begin(replace(Q, message_id="n", content="Other"))
+    await store.save(turn, "Yes", "done", finish="length", tokens_in=7, tokens_out=2)
+    again = await store.begin(replace(Q, message_id="n", content="Other"))
+    assert (again.is_ours, again.content, again.state, again.answer_id) == (False, "Yes", "done", "n-answer")
+    assert (again.finish, again.tokens_in, again.tokens_out) == ("length", 7, 2)
 
 
 @pytest.mark.parametrize("ending", ["left", "error", "stopped"])
@@ -72,7 +82,7 @@ async def test_a_repeat_of_an_unfinished_answer_may_write_it_again(store: Store,
     first = await store.begin(Q)
     await store.save(first, "Hel", ending)
     second = await store.begin(Q)
-    assert (second.seq, second.answer) == (first.seq, None)
+    assert (second.seq, second.is_ours) == (first.seq, True)
     await store.save(second, "Hello", "done")
     assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "Hello", "done")]
 
@@ -94,9 +104,9 @@ async def test_equal_ids_of_two_owners_never_meet(store: Store, other: dict[str,
     await store.save(await store.begin(Q), "Hel", "left")
     theirs = replace(Q, content="Ho", model="fast", **other)  # the same message id, another text
     turn = await store.begin(theirs)
-    assert await store.history(turn, 1000) == [{"role": "user", "content": "Ho"}]
+    assert contents(await store.history(turn, 1000)) == ["Ho"]
     await store.save(turn, "Huh", "done")
-    assert (await store.begin(theirs)).answer == "Huh"
+    assert (await store.begin(theirs)).content == "Huh"
     await store.save(await store.begin(replace(theirs, message_id="n"), again=True), "More", "done")
     row, _ = await store.conversation("c", "web", None)
     assert (row["id"], row["channel"], row["owner"], row["model"]) == ("c", "web", None, "smart")
@@ -164,39 +174,63 @@ async def test_no_owner_waits_for_the_number_of_others(store: Store, sql: str, v
 # A writer that died.
 
 
-async def test_a_running_answer_is_taken_over_when_its_writer_is_silent_for_too_long(store: Store, clock: Clock):
+async def test_a_running_answer_is_taken_over_when_its_writer_gives_no_sign_of_life(store: Store, clock: Clock):
     dead = await store.begin(Q)
     await store.save(dead, "Hel", "running")
-    clock.now += STALE
-    with pytest.raises(Running):
-        await store.begin(Q)
+    clock.now += LOST
+    assert (await store.begin(Q)).turn == dead.turn
     clock.now += 1
-    heir = await store.begin(Q)
-    assert (heir.seq, heir.turn != dead.turn) == (dead.seq, True)
+    assert await store.last(Q.place, running=True) is None
+    heir = await Store(store.db, clock).begin(Q)
+    assert (heir.seq, heir.is_ours, heir.turn != dead.turn) == (dead.seq, True, True)
     await store.save(dead, "I am still alive", "done")  # too late: the turn is no longer its own
     await store.save(heir, "Hello", "done")
     assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "Hello", "done")]
 
 
-async def test_a_writer_that_saves_now_and_then_keeps_its_turn(store: Store, clock: Clock):
+async def test_a_writer_that_gives_signs_of_life_keeps_its_turn_however_long_it_says_nothing(
+    store: Store, clock: Clock
+):
     turn = await store.begin(Q)
-    for n in range(5):
-        clock.now += STALE - 1
-        await store.save(turn, "Hello"[: n + 1], "running")
-        with pytest.raises(Running):
-            await store.begin(Q)
+    for _ in range(100):
+        clock.now += LOST - 1
+        assert not (await store.begin(Q)).is_ours
+        await Rows(store).beat()
     await store.save(turn, "Hello", "done")
-    assert (await store.begin(Q)).answer == "Hello"
+    assert (await store.begin(Q)).content == "Hello"
+
+
+async def test_an_answer_of_a_version_without_signs_of_life_is_dead_when_nobody_touches_it(store: Store, clock: Clock):
+    older = await store.begin(Q)
+    await store.db.write(("UPDATE house_message SET writer = NULL", ()))
+    clock.now += STALE
+    assert (await store.begin(Q)).turn == older.turn
+    clock.now += 1
+    assert (await store.begin(Q)).is_ours
+
+
+async def test_an_heir_takes_the_turn_whatever_signs_of_life_there_are(store: Store):
+    first = await store.begin(Q)
+    heir = await store.begin(Q, heir=True)
+    assert (heir.seq, heir.is_ours, heir.turn != first.turn) == (first.seq, True, True)
 
 
 async def test_what_a_dead_writer_had_saved_is_shown_and_told_as_broken_off(store: Store, clock: Clock):
     dead = await store.begin(Q)
     await store.save(dead, "Hel", "running")
-    assert await kept_in(store) == [("user", "Hi", "done")]
-    clock.now += STALE + 1
+    assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "Hel", "running")]
+    clock.now += LOST + 1
     assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "Hel", "error")]
     turn = await store.begin(Question(conversation="c", content="Go on"))
-    assert [m["content"] for m in await store.history(turn, 1000)] == ["Hi", "Hel", "Go on"]
+    assert contents(await store.history(turn, 1000)) == ["Hi", "Hel", "Go on"]
+
+
+async def test_a_late_save_does_not_open_a_finished_answer_again(store: Store):
+    turn = await store.begin(Q)
+    await store.save(turn, "Hello", "done")
+    await store.save(turn, "Hel", "running")
+    await Rows(store).save({turn.turn: "Hel"})
+    assert await kept_in(store) == [("user", "Hi", "done"), ("assistant", "Hello", "done")]
 
 
 # Again.
@@ -206,7 +240,7 @@ async def test_again_replaces_the_answer_the_question_and_what_came_after(store:
     for id, text in (("m", "one"), ("n", "two"), ("o", "three")):
         await say(store, replace(Q, message_id=id, content=text), f"to {text}")
     turn = await store.begin(replace(Q, message_id="n", content="two!"), again=True)
-    assert [m["content"] for m in await store.history(turn, 1000)] == ["one", "to one", "two!"]
+    assert contents(await store.history(turn, 1000)) == ["one", "to one", "two!"]
     await store.save(turn, "to two!", "done")
     assert [content for _, content, _ in await kept_in(store)] == ["one", "to one", "two!", "to two!"]
     await say(store, replace(Q, message_id="o", content="three"), "to three")
@@ -219,7 +253,7 @@ async def test_again_waits_for_an_answer_that_is_written_and_deletes_nothing(sto
     for content in ("Hi", "Ho"):
         with pytest.raises(Running):
             await store.begin(replace(Q, content=content), again=True)
-    assert [content for _, content, _ in await kept_in(store)] == ["Hi", "two", "Hello"]
+    assert [content for _, content, _ in await kept_in(store)] == ["Hi", "", "two", "Hello"]
 
 
 async def test_again_takes_the_answers_after_it_from_their_writers(store: Store):
@@ -247,7 +281,7 @@ async def test_again_for_a_question_that_is_new_is_a_question(store: Store):
 async def test_the_question_is_told_however_long_it_is(store: Store):
     await say(store, replace(Q, content="before"))
     turn = await store.begin(replace(Q, message_id="n", content="x" * 1000))
-    assert await store.history(turn, 1) == [{"role": "user", "content": "x" * 1000}]
+    assert contents(await store.history(turn, 1)) == ["x" * 1000]
 
 
 async def test_empty_and_running_answers_and_later_questions_are_not_told(store: Store):
@@ -257,7 +291,11 @@ async def test_empty_and_running_answers_and_later_questions_are_not_told(store:
     await store.save(running, "half", "running")
     turn = await store.begin(Question(conversation="c", content="three"))
     await store.begin(Question(conversation="c", content="four"))
-    assert [m["content"] for m in await store.history(turn, 1000)] == ["one", "two", "three"]
+    assert [(row["content"], bool(row["is_running"])) for row in await store.history(turn, 1000)] == [
+        *(("one", False), ("", False)),
+        *(("two", False), ("", True)),
+        ("three", False),
+    ]
 
 
 async def test_no_more_than_so_many_messages_are_told(store: Store):

@@ -1,6 +1,7 @@
 """POST /api/chat, by the front door: the app on one real socket, a model server of ours on another."""
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -23,14 +24,15 @@ def frames(response: httpx.Response) -> list[Any]:
     """The data of each frame; the frames must be as chat.md writes them, byte for byte."""
     parts = response.content.split(b"\n\n")
     assert parts.pop() == b""
-    assert all(part.startswith(b"data: ") for part in parts)
-    return [part[6:].decode() if part == b"data: [DONE]" else json.loads(part[6:]) for part in parts]
+    assert parts.pop() == b"data: [DONE]"
+    assert all(re.match(rb"id: [0-9]+\ndata: {", part) for part in parts)
+    return [*(json.loads(part.partition(b"\ndata: ")[2]) for part in parts), "[DONE]"]
 
 
 async def test_an_answer_is_streamed_as_it_is_written(serve: Serve, model: ModelServer):
     response = await ask(serve(openai_base_url=model.url))
     assert response.status_code == 200
-    assert response.content == b'data: {"text": "Hel"}\n\ndata: {"text": "lo"}\n\ndata: [DONE]\n\n'
+    assert response.content == b'id: 3\ndata: {"text": "Hel"}\n\nid: 5\ndata: {"text": "lo"}\n\ndata: [DONE]\n\n'
     assert response.headers["content-type"] == "text/event-stream"
     assert response.headers["cache-control"] == "no-cache"
     assert response.headers["connection"] == "keep-alive"
@@ -39,7 +41,7 @@ async def test_an_answer_is_streamed_as_it_is_written(serve: Serve, model: Model
 
 
 async def test_a_piece_arrives_before_the_next_is_written(serve: Serve, model: ModelServer):
-    url = serve(openai_base_url=model.url)
+    url = serve(openai_base_url=model.url, chat_leave_seconds=0)
 
     async def one_word(exchange: Exchange) -> None:
         await exchange.head()
@@ -53,7 +55,7 @@ async def test_a_piece_arrives_before_the_next_is_written(serve: Serve, model: M
             "POST", f"{url}/api/chat", json={"message": "Hi"}, headers={"Authorization": f"Bearer {TOKEN}"}
         ) as response,
     ):
-        assert await anext(response.aiter_bytes()) == b'data: {"text": "Hel"}\n\n'
+        assert await anext(response.aiter_bytes()) == b'id: 3\ndata: {"text": "Hel"}\n\n'
         assert model.aborted == 0
     wait_until(lambda: model.aborted == 1)
 
@@ -112,6 +114,9 @@ async def test_both_tokens_are_good_while_one_replaces_the_other(serve: Serve, m
         ({"message": "Hi", "conversationId": "é"}, "conversationId", "visible ASCII"),
         ({"message": "Hi", "channel": {}}, "channel", "must be a non-empty string"),
         ({"message": "Hi", "channelId": 1}, "channelId", "must be a non-empty string"),
+        ({"message": "Hi", "reasoning": 1}, "reasoning", "must be true or false"),
+        ({"message": "Hi", "reasoning": "true"}, "reasoning", "must be true or false"),
+        ({"message": "Hi", "reasoning": None}, "reasoning", "must be true or false"),
     ],
 )
 async def test_a_wrong_field_is_400_and_named(serve: Serve, model: ModelServer, body: Any, field: str, words: str):

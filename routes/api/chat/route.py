@@ -3,9 +3,9 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from answers.wire import Frames
 from auth import requires, service, visitor, who_asks
-from chat import answer, read_question
-from sse import Emit, EventStream
+from chat import ask, read_after, read_question, told_by
 from state import State
 
 
@@ -14,9 +14,12 @@ async def POST(request: Request[State]) -> Response:
     state = request.state
     question = read_question(who_asks(request), await request.json(), state["config"].models)
     request.scope.get("log", {})["conversation"] = question.conversation
-
-    async def write(emit: Emit) -> None:
-        await answer(state, question, lambda pieces: emit(*[{"text": text} for text in pieces]), stream)
-
-    stream = EventStream(write, headers={"X-Conversation-Id": question.conversation})
-    return stream
+    after = read_after(request) if question.message_id else None
+    return told_by(
+        request,
+        lambda: ask(state, question),
+        Frames(after=after, reasoning=question.reasoning),
+        after=after,
+        at_once=after is not None,
+        headers={"X-Conversation-Id": question.conversation},
+    )

@@ -1,70 +1,88 @@
 """POST /api/chat/ui: the same chat for `useChat` of the Vercel AI SDK, in its UI message stream, version 1.
 
 https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol names the parts. The conversation is the client's chat id, and
-its history is ours: of the messages that the client sends, only the last question is read. An answer that is asked
-for again, or a question that was edited, takes the place of the old one and of all that came after it.
+its history is ours: only the last question is read, from a body with all ``messages`` or with one ``message``. An
+answer that is asked for again, or a question that was edited, takes the place of the old one and of all that came
+after it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from answers import Answer
+from answers.wire import Parts
 from auth import requires, service, visitor, who_asks
-from chat import answer, read_question
+from chat import ask, read_question, told_by
 from errors import BadRequest
-from sse import Emit, EventStream
 from state import State
+from store import Question
+
+AGAIN = "regenerate-message"
+EXAMPLE = 'must hold a user message such as {"role": "user", "parts": [{"type": "text", "text": "Hi"}]}'
 
 
 @requires(service, visitor)
 async def POST(request: Request[State]) -> Response:
     state = request.state
     body = await request.json()
-    question = read_question(who_asks(request), as_question(body), state["config"].models)
-    edited = question.message_id is not None and body.get("messageId") == question.message_id
-    again = edited or body.get("trigger") == "regenerate-message"
+    fields, id = as_question(body), body.get("messageId")
+    is_again = body.get("trigger") == AGAIN
+    has_text = "message" in fields
+    if is_again and not has_text:
+        fields["message"] = "?"  # the stored one takes its place
+    question = read_question(who_asks(request), fields, state["config"].models)
     request.scope.get("log", {})["conversation"] = question.conversation
 
-    start = {"type": "start"}
-    if question.message_id is not None:  # the client replaces what has the same id: where it sends none, it makes one
-        start["messageId"] = f"{question.message_id}-answer"
+    async def find() -> Answer:
+        if not is_again:
+            return await ask(state, question, again=question.message_id is not None and id == question.message_id)
+        return await ask(state, await known(state, question, id, has_text), again=True)
 
-    async def write(emit: Emit) -> None:
-        begun = False
-
-        async def say(pieces: Sequence[str]) -> None:
-            nonlocal begun
-            if not begun:
-                begun = True
-                await emit(start, {"type": "start-step"}, {"type": "text-start", "id": "text"}, pieces=0)
-            await emit(*({"type": "text-delta", "id": "text", "delta": text} for text in pieces))
-
-        await answer(state, question, say, stream, again=again)
-        await emit({"type": "text-end", "id": "text"}, {"type": "finish-step"}, {"type": "finish"}, pieces=0)
-
-    stream = EventStream(
-        write,
-        headers={"X-Conversation-Id": question.conversation, "x-vercel-ai-ui-message-stream": "v1"},
-        on_error=lambda words: {"type": "error", "errorText": words},
+    return told_by(
+        request,
+        find,
+        Parts(reasoning=question.reasoning),
+        headers={"X-Conversation-Id": question.conversation},
     )
-    return stream
+
+
+async def known(state: State, question: Question, id: object, has_text: bool) -> Question:
+    """Return the question whose answer is asked for again: an id that is not known means the last one."""
+    answer_of = [id, id.removesuffix("-answer")] if isinstance(id, str) else []
+    ids = [question.message_id] if question.message_id else answer_of
+    found = await state["store"].asked(question.place, *ids, text=question.content if has_text else "")
+    if found is None and not has_text:
+        raise BadRequest(("messages", EXAMPLE))
+    if found is None:
+        return question
+    message_id, text = found
+    return replace(question, message_id=message_id, content=question.content if has_text else text)
 
 
 def as_question(body: Any) -> dict[str, Any]:
-    """Turn what `useChat` sends into what /api/chat takes. Raises `BadRequest`."""
+    """Turn what `useChat` sends into what /api/chat takes. Raises `BadRequest`.
+
+    An answer can be asked for again without a question: then there is no ``message``.
+    """
     try:
-        last = [message for message in body["messages"] if message["role"] == "user"][-1]
-        parts: list[dict[str, Any]] = last["parts"]
-        text = "".join(part["text"] for part in parts if part["type"] == "text")
-        if any(part["type"] == "file" for part in parts):
-            raise BadRequest(("messages", "holds a file, and only text can be sent to the model"))
-        question: dict[str, Any] = {"message": text, "messageId": last.get("id")}
+        sent: list[Any] = [body["message"]] if "message" in body else body.get("messages", [])
+        asked = [message for message in sent if message["role"] == "user"][-1:]
+        question = read_message(asked[0]) if asked or body.get("trigger") != AGAIN else {}
     except (KeyError, IndexError, TypeError, AttributeError):
-        example = 'must hold a user message such as {"role": "user", "parts": [{"type": "text", "text": "Hi"}]}'
-        raise BadRequest(("messages", example)) from None
+        raise BadRequest(("messages", EXAMPLE)) from None
     if not isinstance(body.get("id"), str):
         raise BadRequest(("id", "must be the chat's id"))
     question["conversationId"] = body["id"]
-    return question | {name: body[name] for name in ("model", "channel", "channelId") if name in body}
+    return question | {name: body[name] for name in ("model", "channel", "channelId", "reasoning") if name in body}
+
+
+def read_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    parts: list[dict[str, Any]] = message["parts"]
+    text = "".join(part["text"] for part in parts if part["type"] == "text")
+    if any(part["type"] == "file" for part in parts):
+        raise BadRequest(("messages", "holds a file, and only text can be sent to the model"))
+    return {"message": text, "messageId": message.get("id")}

@@ -1,16 +1,32 @@
-"""GET /api/chat/ui/[id]/stream: what `useChat({ resume: true })` asks for when its page is loaded. Always 204.
+"""GET /api/chat/ui/[id]/stream: what `useChat({ resume: true })` asks for when its page is loaded or shown again.
 
-204 says that there is no stream to resume (https://ai-sdk.dev/docs/ai-sdk-ui/chatbot-resume-streams): an answer ends
-with the request that it belongs to, and what was said until then is in the conversation.
+The answer from its beginning and then on, so that the client can build its message again; 204 where it has missed
+nothing (https://ai-sdk.dev/docs/ai-sdk-ui/chatbot-resume-streams). An answer that ended a moment ago is told too: a
+client whose connection was cut would take its half of it for the whole. So is one that broke off, with its error.
 """
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from auth import requires, service, visitor
+from answers import Answer
+from answers.wire import Parts
+from auth import operator, requires, service, visitor
+from chat import read_flag, read_key, told_by
 from state import State
 
+RECENT = 60.0  # seconds
 
-@requires(service, visitor)
+
+@requires(service, visitor, operator)
 async def GET(request: Request[State]) -> Response:
-    return Response(status_code=204)
+    state, place = request.state, await read_key(request)
+    reasoning = read_flag(request.query_params, "reasoning")
+    turn = await state["store"].last(place, running=False)
+    if turn is None or (turn.state == "done" and turn.touched_at < state["store"].clock() - RECENT):
+        return Response(status_code=204)
+    request.scope.get("log", {})["conversation"] = place[2]
+
+    async def find() -> Answer:
+        return state["answers"].of(turn)
+
+    return told_by(request, find, Parts(reasoning=reasoning), at_once=True)
