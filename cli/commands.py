@@ -17,6 +17,7 @@ from pathlib import Path
 
 import uvicorn
 
+from cli.deploy import deploy_warnings
 from cli.devserver import run_dev, table, url_of
 from cli.jobs import USAGE, misused, run_jobs
 from cli.scaffold import example, write_route
@@ -88,6 +89,7 @@ def command_line() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     found = {name: commands.add_parser(name, help=words, description=words) for name, words in COMMANDS.items()}
     found["new"].add_argument("path", metavar="PATH", help="'/docs/[...slug]', '/(site)/about' or 'routes/about'")
+    found["check"].add_argument("--deploy", action="store_true", help="what should not face the internet as it is, too")
     found["token"].add_argument("name", metavar="NAME", help="whose it is, the token's sub")
     found["token"].add_argument("--days", type=float, default=1.0, help="how long it is good (default: 1)")
     found["jobs"].usage = f"{PROG} jobs [run|cancel|replay|delete ...]"
@@ -200,7 +202,7 @@ def check(given: argparse.Namespace) -> int:
         for name, source, meant in near_misses():
             print(f"{name} in {source} is not a setting. Did you mean {meant}?", file=sys.stderr)
     raise_together(problems)
-    for words in what_is_weak(config):
+    for words in deploy_warnings(config, os.environ) if given.deploy else what_is_weak(config):
         print(f"Warning: {words}", file=sys.stderr)
     print(f"Nothing stops the start: {len(fields(Config))} settings, {counts} are in order")
     if yours := [name for name in waiting if not name.startswith("db/")]:
