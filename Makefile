@@ -6,12 +6,13 @@
 # make test    run all tests: some minutes
 # make faults  kill servers and stop databases under load, on both engines: some minutes
 # make check   lint, formatting, types
+# make audit   compare the pinned versions with published advisories, and list the licences
 # make pins    write constraints.txt anew with the newest versions that pyproject.toml allows
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: dev start routes jobs quick test faults check format pins clean
+.PHONY: audit dev start routes jobs quick test faults check format pins clean
 
 dev: .venv/app
 	@exec $(BIN)/python -m app dev
@@ -81,6 +82,24 @@ pins:
 	{ echo "# Versions that a fresh install gets; 'make pins' writes them anew."; \
 	  .venv/pins/bin/python -m pip freeze --exclude route-py; } > constraints.txt
 	rm -rf .venv/pins
+
+audit: .venv/app
+	@test -x .venv/audit/bin/pip-audit || { $(BIN)/python -m venv .venv/audit && \
+		.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
+	@.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off || { \
+		echo "If an advisory is listed above: raise the version in pyproject.toml and run make pins." >&2; \
+		echo "Else the advisories could not be reached (pypi.org, or --vulnerability-service osv): nothing was compared." >&2; \
+		failed=1; }; \
+	$(BIN)/python -c "$$LICENCES"; exit $${failed:-0}
+
+define LICENCES
+from importlib.metadata import distributions
+for d in sorted(distributions(), key=lambda d: d.name.lower()):
+    about = d.metadata
+    kinds = [c.rpartition(":: ")[2] for c in about.get_all("Classifier") or () if c.startswith("License ::")]
+    print(f"{d.name:28} {d.version:14} {about.get('License-Expression') or ', '.join(kinds) or 'see its metadata'}")
+endef
+export LICENCES
 
 clean:
 	rm -rf .venv build *.egg-info

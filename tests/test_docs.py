@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 from starlette.testclient import TestClient
 
@@ -22,6 +23,7 @@ from tests.processes import PYTHON, Project, run
 from tests.servers import ModelServer, wait_until, write_tree
 from tests.shipped import ROUTES as SHIPPED_ROUTES
 from tests.test_house import MODULES
+from tests.tokens import JWT_SECRET, claims
 
 HERE = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([HERE / "README.md", *(HERE / "docs").glob("*.md")])
@@ -76,8 +78,10 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_routes_of_a_document_load_and_answer(document: Path, tree: Path):
     write_tree(tree, files_of(document))
     url = f"sqlite:///{tree / 'data/app.db'}"
-    app = create_app(Config(routes_dir=tree / "routes", webchat_token="t", cron_secret="s", database_url=url))
-    with TestClient(app, headers={"Authorization": "Bearer t"}) as client:
+    secrets: dict[str, str] = {"webchat_token": "t", "cron_secret": "s", "auth_jwt_secret": JWT_SECRET}
+    app = create_app(Config(routes_dir=tree / "routes", database_url=url, **secrets))
+    session = jwt.encode(claims(aud=None, iss=None), JWT_SECRET, "HS256")
+    with TestClient(app, headers={"Authorization": "Bearer t", "Cookie": f"session={session}"}) as client:
         for route in load_routes(tree / "routes"):
             params: dict[str, Any] = {s.text: ["1"] if s.rank > 1 else "1" for s in route.segments if s.rank}
             for method in route.handlers:
