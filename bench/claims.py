@@ -53,7 +53,7 @@ async def fill(db: Database, filled: Filled) -> None:
     )
     for first in range(0, len(rows), 5_000):
         await db.write(*((sql, row_values(row)) for row in rows[first : first + 5_000]))
-    await db.write(("ANALYZE job", ()))
+    await db.write(("ANALYZE house_job", ()))
 
 
 def row_values(row: tuple[str, str | None, float, float | None]) -> tuple[object, ...]:

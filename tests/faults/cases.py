@@ -353,3 +353,79 @@ def test_a_database_that_is_away_for_a_while_costs_nothing_that_was_acknowledged
         f"\naway for 5 s: answers {dict(senders.statuses)}, {senders.refused} connections lost, "
         f"{len(ended)} processed, {sum(count > 1 for count in ended.values())} of them twice, 0 lost"
     )
+
+
+SLEEPER = """
+import asyncio
+from ._note import note
+attempts = {attempts}
+async def run(job):
+    note("begin", job)
+    for _ in range({seconds}):
+        await asyncio.sleep(1)
+    note("end", job)
+"""
+PUT = {
+    "routes/put/route.py": """
+from starlette.responses import JSONResponse
+async def POST(request):
+    asked = await request.json()
+    put = request.state["worker"].put
+    return JSONResponse([await put(asked["name"], id=id) for id in asked["ids"]])
+"""
+}
+
+
+def put(replica: Replica, name: str, *ids: str) -> None:
+    httpx.post(f"{replica.url}/put", json={"name": name, "ids": ids}, timeout=60, trust_env=False).raise_for_status()
+
+
+def begun(place: Place) -> list[str]:
+    return [note.id for note in place.notes() if note.what == "begin"]
+
+
+def test_a_replica_that_was_stopped_for_longer_than_a_lease_runs_nothing_twice(place: Place):
+    write_tree(place.root, {**PUT, "jobs/sleeper.py": SLEEPER.format(attempts=3, seconds=8)})
+    replica = place.replica()
+    put(replica, "sleeper", "a")
+    wait_until(lambda: begun(place), 20)
+    time.sleep(2)
+    replica.process.send_signal(signal.SIGSTOP)
+    time.sleep(66)
+    replica.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: finished(place), 30)
+    assert [(note.what, note.id) for note in place.notes()] == [("begin", "a"), ("end", "a")]
+    print("\nstopped for 66 s, with a lease of 60 s: begun once, ended once")
+
+
+def test_what_is_at_most_once_is_begun_once_over_three_deploys(place: Place):
+    write_tree(place.root, {**PUT, "jobs/charge.py": SLEEPER.format(attempts=1, seconds=40)})
+    replica = place.replica()
+    put(replica, "charge", "a")
+    wait_until(lambda: begun(place), 20)
+    for _ in range(3):
+        replica.process.send_signal(signal.SIGTERM)
+        replica.process.wait(30)
+        replica = place.replica()
+        time.sleep(1)
+    [row] = place.rows()
+    assert (begun(place), row["error"]) == (["a"], "stopped with its server, and attempts = 1 is at most once")
+    print("\nthree deploys: begun once, and failed")
+
+
+def test_two_thousand_due_rows_and_ticks_stay_within_the_limit(place: Place):
+    write_tree(place.root, {**PUT, "jobs/sleeper.py": SLEEPER.format(attempts=3, seconds=0)})
+    place.log.touch()
+    replica = place.replica()
+    ids = [f"{n}" for n in range(2_000)]
+    with ticking(replica):
+        for first in range(0, 2_000, 500):
+            put(replica, "sleeper", *ids[first : first + 500])
+        wait_until(lambda: finished(place), 120)
+    notes, running, most = place.notes(), 0, 0
+    for note in notes:
+        running += 1 if note.what == "begin" else -1
+        most = max(most, running)
+    assert Counter(begun(place)) == Counter(ids)
+    assert most <= 50
+    print(f"\n2,000 rows and ticks without a pause: each run once, {most} at once at most")
