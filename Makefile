@@ -5,6 +5,7 @@
 # make quick   run the tests that are fast, under a minute: what one runs while writing
 # make test    run all tests: some minutes
 # make faults  kill servers and stop databases under load, on both engines: some minutes
+# make clone   a clone that a team changed: its suite is green, and it takes this version by a merge; ten minutes
 # make check   lint, formatting, types
 # make audit   compare the pinned versions with published advisories, and list the licences
 # make pins    write constraints.txt anew with the newest versions that pyproject.toml allows
@@ -12,7 +13,7 @@
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: audit dev start routes jobs quick test faults check format pins clean
+.PHONY: audit dev start routes jobs quick test clone faults check format pins clean
 
 dev: .venv/app
 	@exec $(BIN)/python -m app dev
@@ -31,6 +32,9 @@ quick: .venv/test
 
 test: .venv/test
 	$(BIN)/python -m pytest $(ARGS)
+
+clone: .venv/test .venv/check
+	$(BIN)/python -m pytest -s $(ARGS) tests/clone/cases.py
 
 faults: .venv/test
 	$(BIN)/python -m pytest -s $(ARGS) tests/faults/cases.py
