@@ -159,6 +159,12 @@ async def server_error(request: Request, exc: Exception) -> Response:
     return JSONResponse({"error": "Internal server error"}, 500)
 
 
+async def explained(request: Request, exc: Exception) -> Response:
+    """Answer as make dev does: with what was raised, and where."""
+    await server_error(request, exc)  # for what it notes in the log
+    return explain(request, exc)
+
+
 WITHOUT_LIFESPAN = (
     "The app's lifespan did not run, so there is no request.state. Who mounts the app in another one runs it there: "
     "Starlette(routes=[Mount('/base', app)], lifespan=lambda _: app.router.lifespan_context(app)); "
@@ -233,7 +239,7 @@ def dev() -> ASGIApp:
         app = create_app(
             replace(config, shutdown_grace=0, cron_interval=config.cron_interval or 60, webchat_token=token)
         )
-        app.add_exception_handler(Exception, explain)
+        app.add_exception_handler(Exception, explained)
         return app
     except Exception as exc:
         report(exc)

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
+from nearest import nearest
+
 HERE = Path(__file__).resolve().parent
 ROUTES = HERE / "routes"
 
@@ -350,23 +352,9 @@ def near_misses(project: Path = HERE) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     for source in (".env.local", ".env"):
         for name in read_env(project / source):
-            meant = min(known, key=lambda setting: distance(name.upper(), setting))
-            if name not in known and distance(name.upper(), meant) <= min(2, len(meant) // 4):
+            if name not in known and (meant := nearest(name.upper(), known)):
                 found.append((name, source, meant))
     return found
-
-
-def distance(one: str, other: str) -> int:
-    """How many letters must be added, left out, changed or swapped with their neighbour to make one text the other."""
-    before, last = list[int](), list(range(len(other) + 1))
-    for i, a in enumerate(one):
-        row = [i + 1]
-        for j, b in enumerate(other):
-            row.append(min(last[j + 1] + 1, row[j] + 1, last[j] + (a != b)))
-            if i and j and a == other[j - 1] and b == one[i - 1]:
-                row[-1] = min(row[-1], before[j - 1] + 1)
-        before, last = last, row
-    return last[-1]
 
 
 def read_env(file: Path) -> dict[str, str]:

@@ -27,7 +27,8 @@ from urllib.parse import unquote_to_bytes
 
 from starlette.middleware import Middleware
 
-from modules import Modules, RouteError, load_alone, modules_of, shown
+from modules import Modules, RouteError, load_alone, modules_of, plain, shown
+from nearest import distance
 from router import VERBS, Guard, Handler, Route, Router, Routes, Segment
 from router.guards import wrap
 from typed.signature import HandlerError
@@ -173,19 +174,6 @@ def near_miss_message(file: str, meant: str) -> str:
         f"{file}: only {meant} of that very name is read, so this file does nothing. Rename it to {meant}; "
         "to keep it as a helper, give it another name or move it into a _private folder, such as _lib/."
     )
-
-
-def distance(a: str, b: str) -> int:
-    """How many letters are too many, missing, wrong or swapped with the next between two words."""
-    rows = [list(range(len(b) + 1))]
-    for i, x in enumerate(a, 1):
-        row = [i]
-        for j, y in enumerate(b, 1):
-            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (x != y)))
-            if i > 1 and j > 1 and x == b[j - 2] and y == a[i - 2]:
-                row[-1] = min(row[-1], rows[-2][j - 2] + 1)
-        rows.append(row)
-    return rows[-1][-1]
 
 
 def below_catch_all(file: RouteFile) -> RouteError | None:
@@ -365,7 +353,7 @@ def collect_limits(module: ModuleType, shown: str) -> dict[str, Any]:
         kind, words = wanted[name]
         if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < float("inf"):
             raise RouteError(
-                f"{shown}: {name} is {value!r}, and it must be {words}. "
+                f"{shown}: {name} is {plain(value)}, and it must be {words}. "
                 "What is meant for something else needs another name."
             )
     return found
@@ -406,7 +394,11 @@ def collect_middleware(module: ModuleType, shown: str) -> Sequence[Middleware]:
     value: Any = vars(module).get("middleware")
     if isinstance(value, list) and all(isinstance(entry, Middleware) for entry in cast("list[object]", value)):
         return cast("list[Middleware]", value)
-    problem = "does not export 'middleware'" if value is None else f"exports a 'middleware' that is {value!r}"
+    problem = (
+        "does not export 'middleware'"
+        if value is None
+        else f"exports a 'middleware' that is {plain(cast(object, value))}"
+    )
     raise RouteError(
         f"{shown} {problem}. Write: middleware = [Middleware(MyMiddleware)], with Middleware from "
         "starlette.middleware and pure ASGI classes."

@@ -14,6 +14,10 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 
+from nearest import nearest
+
+HERE = Path(__file__).resolve().parent
+
 
 class RouteError(Exception):
     """A file or folder that cannot be served; the message says which, what is wrong and how to fix it."""
@@ -100,7 +104,9 @@ def execute(name: str, file: Path, where: str) -> ModuleType:
         if not isinstance(exc, Exception | KeyboardInterrupt):
             raise RouteError(ends_process(exc, where)) from exc
         exc.add_note(f"while loading {where}")
-        if isinstance(exc, ModuleNotFoundError) and is_missing(exc.name):
+        if isinstance(exc, ModuleNotFoundError) and (words := misnamed(exc.name)):
+            exc.add_note(words)
+        elif isinstance(exc, ModuleNotFoundError) and is_missing(exc.name):
             exc.add_note(
                 f"No package that is installed has {exc.name!r}. Add the one that does to the dependencies in "
                 "pyproject.toml and run make dev, which installs what is missing."
@@ -124,6 +130,24 @@ def ends_process(exc: BaseException, where: str) -> str:
         f"({os.path.basename(frame.filename)} line {frame.lineno}). "
         "Raise an error such as RuntimeError instead, or move the call into a function."
     )
+
+
+def plain(value: object) -> str:
+    """A value as messages show it: without the address that a function's has."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def misnamed(name: str | None) -> str | None:
+    """Say which module of the project may have been meant: `lib.money` where libs/money.py stands beside app.py."""
+    folder = HERE
+    for part in (name or "").split("."):
+        names = {entry.stem for entry in folder.glob("[!._]*") if entry.suffix == ".py" or any(entry.glob("*.py"))}
+        if part not in names:
+            near = nearest(part, names)
+            where = "beside app.py" if folder == HERE else f"in {folder.relative_to(HERE)}/"
+            return f"There is no {part!r} {where}. Did you mean {near!r}, which is there?" if near else None
+        folder /= part
+    return None
 
 
 def is_missing(name: str | None) -> bool:

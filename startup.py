@@ -173,7 +173,10 @@ def is_ours(file: str) -> bool:
 
 LOADING = {
     __file__,
-    *(str(HERE / f"{name}.py") for name in ("app", "cli/commands", "loader", "modules", "state", "webhooks", "worker")),
+    *(
+        str(HERE / f"{name}.py")
+        for name in ("app", "cli/commands", "loader", "modules", "state", "webhooks", "worker/files")
+    ),
 }
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})  # by way of which we came
 

@@ -8,7 +8,6 @@ import pytest
 from starlette.testclient import TestClient
 
 import app as front
-from cli.explain import explain
 from config import Config
 from tests.servers import write_tree
 
@@ -78,7 +77,7 @@ def answer(folder: Path, text: str, how: str) -> Any:
     write_tree(folder, {"routes/x/route.py": HEAD + text, "a_shelf_of_the_tests.py": HELPER})
     app = front.create_app(Config(routes_dir=folder / "routes", database_url=f"sqlite:///{folder}/a.db"))
     if how == "dev":
-        app.add_exception_handler(Exception, explain)
+        app.add_exception_handler(Exception, front.explained)
     with TestClient(app, raise_server_exceptions=False) as client:
         return client.post("/x", content=BODY, headers={"X-Request-Id": "an-id"})
 

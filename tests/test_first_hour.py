@@ -157,6 +157,42 @@ def test_a_package_that_is_not_installed_is_named_with_the_file_and_the_mend(pro
     assert len(done.stderr.splitlines()) <= 7  # of the traceback, what the reader wrote
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("from lib.money import euros", "There is no 'lib' beside app.py. Did you mean 'libs', which is there?"),
+        ("import libs.mony", "There is no 'mony' in libs/. Did you mean 'money', which is there?"),
+        ("import warehose", "There is no 'warehose' beside app.py. Did you mean 'warehouse', which is there?"),
+    ],
+)
+def test_a_module_of_ones_own_that_is_misnamed_is_told_the_right_one(project: Project, line: str, words: str):
+    write_tree(project, {"libs/money.py": "def euros(): ...\n", "warehouse.py": "", "routes/x/route.py": f"{line}\n"})
+    done = run(project, PYTHON, "-m", "app", "check")
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "pyproject.toml" not in done.stderr  # a stranger's package of that name must not be installed
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("routes/x/middleware.py", "def middleware(app): ...\n"),
+        ("middleware.py", "async def middleware(request): ...\n"),
+        ("jobs/x.py", "def attempts(): ...\nasync def run(job): ...\n"),
+        ("instrumentation.py", "def register(): ...\n"),
+    ],
+)
+def test_no_message_shows_an_address_of_a_function(project: Project, file: str, text: str):
+    write_tree(
+        project, {"routes/x/route.py": "from starlette.responses import Response\ndef GET(): return Response()\n"}
+    )
+    write_tree(project, {file: text})
+    done = run(project, PYTHON, "-m", "app", "check")
+    assert done.returncode == 1
+    assert file in done.stderr
+    assert "0x" not in done.stderr
+
+
 def test_a_helper_that_is_not_there_is_no_package_that_is_missing(project: Project):
     write_tree(project, {"routes/x/route.py": "from .helper import shape\n"})
     done = run(project, PYTHON, "-m", "app", "check")

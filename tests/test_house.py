@@ -25,6 +25,7 @@ FLOORS = [
     {"typed", "auth"},
     {"visitors"},
     {"config", "errors", "jsonresponse", "logs"},
+    {"nearest"},
 ]
 FLOOR = {name: number for number, floor in enumerate(reversed(FLOORS)) for name in floor}
 

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from cronsim import CronSim, CronSimError
 
 from loader import load_files
+from modules import plain
 from router import positional
 
 
@@ -101,7 +102,7 @@ def checked_numbers(found: Mapping[str, Any]) -> dict[str, Any]:
         if value is None and key in ("grace", "at_once"):
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"{key} = {value!r} cannot be used: a number above 0 is required")
+            raise ValueError(f"{key} = {plain(value)} cannot be used: a number above 0 is required")
         if key in ("attempts", "at_once") and not isinstance(value, int):
-            raise ValueError(f"{key} = {value!r} cannot be used: a whole number above 0 is required")
+            raise ValueError(f"{key} = {plain(value)} cannot be used: a whole number above 0 is required")
     return numbers

@@ -1,7 +1,7 @@
 """A clone that a team has changed: the suite stays green, and a later version comes by `git merge`.
 
-`make clone` runs this file; `make test` does not, since it runs the suite itself. What bounds its time: the suite of the
-clone is run once, without the benches, which know nothing of a clone, and without this file.
+`make clone` runs this file; `make test` does not, since it runs the suite itself. What bounds its time: the suite of
+the clone is run once, without the benches, which know nothing of a clone, and without this file.
 """
 
 import os
