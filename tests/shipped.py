@@ -12,4 +12,4 @@ ROUTES = [
     "routes/api/openapi.json/route.py",
     "routes/api/webhooks/[channel]/route.py",
 ]
-CHANNELS = ["slack", "standard", "telegram", "whatsapp"]
+CHANNELS = ["github", "slack", "standard", "stripe", "telegram", "whatsapp"]
