@@ -78,7 +78,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_the_routes_of_a_document_load_and_answer(document: Path, tree: Path):
     write_tree(tree, files_of(document))
     url = f"sqlite:///{tree / 'data/app.db'}"
-    secrets: dict[str, str] = {"webchat_token": "t", "cron_secret": "s", "auth_jwt_secret": JWT_SECRET}
+    secrets: dict[str, Any] = {"webchat_token": "t", "cron_secret": "s", "auth_jwt_secret": JWT_SECRET}
     app = create_app(Config(routes_dir=tree / "routes", database_url=url, **secrets))
     session = jwt.encode(claims(aud=None, iss=None), JWT_SECRET, "HS256")
     with TestClient(app, headers={"Authorization": "Bearer t", "Cookie": f"session={session}"}) as client:

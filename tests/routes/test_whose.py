@@ -18,7 +18,7 @@ from app import create_app
 from config import Config
 from llm import LLM
 from tests.conftest import HEADERS, SECRET, TOKEN, Serve
-from tests.servers import ModelServer, serving, wait_until
+from tests.servers import ModelServer, one_piece, serving, wait_until
 from tests.tokens import SIGNED, visitor
 
 OPERATOR = {"X-Cron-Secret": SECRET}
@@ -208,6 +208,29 @@ def test_the_operator_has_the_other_channels_and_not_the_web(url: str, model: Mo
     assert ask(url, bearer).status_code == ask_ui(url, bearer, "c", "m").status_code == 401
     assert call(url, "DELETE", f"{PATH}/telegram:4242", OPERATOR, **where).status_code == 200
     assert call(url, "DELETE", f"{PATH}/telegram:4242", OPERATOR, **where).status_code == 404
+
+
+# An answer that is being written.
+
+
+def test_nobody_else_follows_or_stops_an_answer(url: str, model: ModelServer):
+    model.answer = one_piece
+    body = {"message": "Hi", "conversationId": "live", "messageId": "m"}
+    with httpx.stream("POST", f"{url}/api/chat", json=body, headers=ALICE, trust_env=False) as response:
+        lines = response.iter_lines()  # dropped, it would close the connection
+        assert "Hel" in next(line for line in lines if "Hel" in line)
+        for headers in (BOB, HEADERS):
+            for path in ("/api/chat/live/stream", "/api/chat/ui/live/stream"):
+                assert call(url, "GET", path, headers).status_code in (204, 404)
+            stopped = call(url, "DELETE", "/api/chat/live/stream", headers, messageId="m")
+            assert stopped.content == call(url, "DELETE", "/api/chat/none/stream", headers, messageId="m").content
+        assert call(url, "GET", "/api/chat/live/stream", BOB, channelId="alice").status_code == 403
+        assert call(url, "DELETE", "/api/chat/live/stream", BOB, messageId="m", channelId="alice").status_code == 403
+        following = f"{url}/api/chat/live/stream"
+        with httpx.stream("GET", following, headers=ALICE, trust_env=False, timeout=20) as followed:
+            assert followed.status_code == 200  # it was not stopped
+            assert "Hel" in next(line for line in followed.iter_lines() if "Hel" in line)
+        assert call(url, "DELETE", "/api/chat/live/stream", ALICE, messageId="m").status_code in (200, 204)
 
 
 # What can be a key.
