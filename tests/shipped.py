@@ -2,6 +2,7 @@
 
 ROUTES = [
     "routes/api/chat/route.py",
+    "routes/api/chat/[id]/stream/route.py",
     "routes/api/chat/ui/route.py",
     "routes/api/chat/ui/[id]/stream/route.py",
     "routes/api/conversations/route.py",

@@ -1,12 +1,16 @@
 """POST /api/chat/ui, by the front door: what `useChat` sends, and the parts that it reads."""
 
+import asyncio
 import json
 import logging
+import threading
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from db import database
 from tests.conftest import HEADERS, Serve, kept_in
 from tests.servers import Exchange, ModelServer, breaks_off, one_piece, wait_until
 
@@ -261,3 +265,110 @@ def test_the_line_in_the_log_counts_pieces_of_the_answer_and_no_other_parts(
     caplog.set_level(logging.INFO, "request")
     assert len(parts_of(ask(serve(openai_base_url=model.url)))) == 8
     wait_until(lambda: "pieces=2" in caplog.text)
+
+
+# The persistence pattern of the AI SDK's documents, and ids.
+
+
+def test_one_message_is_taken_too_and_its_answer_can_be_asked_for_again(serve: Serve, counting: ModelServer):
+    url = serve(openai_base_url=counting.url)
+    body = {"id": "c", "message": user("one"), "trigger": "submit-message"}
+    assert text_of(send(url, body)) == "answer 1"
+    for number, again in enumerate(({"message": user("one")}, {"messageId": "q1-answer"}, {"messageId": "q1"}, {}), 2):
+        response = send(url, {"id": "c", "trigger": "regenerate-message", **again})
+        assert text_of(response) == f"answer {number}"
+        assert parts_of(response)[0] == {"type": "start", "messageId": "q1-answer"}
+        assert kept_in(url) == [("user", "one", "done"), ("assistant", f"answer {number}", "done")]
+
+
+def test_regenerate_with_ids_that_are_not_known_means_the_last_question(serve: Serve, counting: ModelServer):
+    url = serve(openai_base_url=counting.url)
+    ask(url, user("one"))
+    ask(url, user("two", "q2"))
+    again = ask(url, user("two", "unknown"), trigger="regenerate-message", messageId="unknown too")
+    assert text_of(again) == "answer 3"
+    assert [content for _, content, _ in kept_in(url)] == ["one", "answer 1", "two", "answer 3"]
+    ask(url, user("one", "unknown"), trigger="regenerate-message")  # the one with that text
+    assert [content for _, content, _ in kept_in(url)] == ["one", "answer 4"]
+
+
+def test_a_conversation_that_was_loaded_can_be_regenerated_and_edited(serve: Serve, counting: ModelServer):
+    url = serve(openai_base_url=counting.url)
+    for text in ("one", "two"):  # asked without ids
+        httpx.post(
+            f"{url}/api/chat", json={"message": text, "conversationId": "c"}, headers=HEADERS, trust_env=False
+        ).raise_for_status()
+    loaded = httpx.get(f"{url}/api/conversations/c", headers=HEADERS, trust_env=False).json()["data"]["messages"]
+    first, answer, second, _ = [message["id"] for message in loaded]
+    again = ask(
+        url, user("one", first), assistant("answer 1", answer), user("two", second), trigger="regenerate-message"
+    )
+    assert text_of(again) == "answer 3"
+    assert [content for _, content, _ in kept_in(url)] == ["one", "answer 1", "two", "answer 3"]
+    assert text_of(ask(url, user("one!", first), messageId=first)) == "answer 4"
+    assert [content for _, content, _ in kept_in(url)] == ["one!", "answer 4"]
+
+
+# Coming back: GET /api/chat/ui/[id]/stream.
+
+
+def resume(url: str, query: str = "") -> httpx.Response:
+    return httpx.get(f"{url}/api/chat/ui/c/stream{query}", headers=HEADERS, timeout=20, trust_env=False)
+
+
+def test_who_comes_back_gets_the_answer_from_its_beginning_and_then_on(serve: Serve, model: ModelServer):
+    may_go_on = threading.Event()
+
+    async def goes_on(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta("Hel")
+        await asyncio.to_thread(may_go_on.wait, 10)
+        await exchange.delta("lo", "stop")
+        await exchange.done()
+
+    model.answer = goes_on
+    url = serve(openai_base_url=model.url)
+    with httpx.stream(
+        "POST", f"{url}/api/chat/ui", json=body_of(user("Hi")), headers=HEADERS, trust_env=False
+    ) as response:
+        lines = response.iter_lines()
+        while "Hel" not in next(lines):
+            pass
+    with httpx.stream("GET", f"{url}/api/chat/ui/c/stream", headers=HEADERS, trust_env=False) as response:
+        lines = response.iter_lines()
+        assert next(lines) == 'data: {"type": "start", "messageId": "q1-answer"}'
+        may_go_on.set()
+        assert [line for line in lines if line][-2:] == [
+            'data: {"type": "finish", "finishReason": "stop"}',
+            "data: [DONE]",
+        ]
+    again = resume(url)  # it ended a moment ago: a client that was cut has half of it
+    assert text_of(again) == "Hello"
+    assert again.headers["x-vercel-ai-ui-message-stream"] == "v1"
+    assert len(model.exchanges) == 1
+
+
+def test_an_answer_that_broke_off_is_told_with_its_error(serve: Serve, model: ModelServer):
+    model.answer = breaks_off
+    url = serve(openai_base_url=model.url)
+    ask(url)
+    parts = parts_of(resume(url))
+    assert [part["type"] for part in parts] == ["start", "start-step", "text-start", "text-delta", "error"]
+    assert parts[-1] == {"type": "error", "errorText": "The model broke off its answer."}
+
+
+async def make_older(database_url: str, seconds: float) -> None:
+    db = database(database_url)
+    await db.open()
+    await db.write(("UPDATE house_message SET touched_at = touched_at - $1", (seconds,)))
+    await db.aclose()
+
+
+def test_where_nothing_was_missed_there_is_nothing_to_tell(serve: Serve, model: ModelServer, tmp_path: Path):
+    at = f"sqlite:///{tmp_path}/app.db"
+    url = serve(openai_base_url=model.url, database_url=at)
+    assert (resume(url).status_code, resume(url).content) == (204, b"")
+    ask(url)
+    asyncio.run(make_older(at, 61))
+    assert resume(url).status_code == 204
+    assert httpx.get(f"{url}/api/chat/ui/c/stream", trust_env=False).status_code == 401
