@@ -1,24 +1,30 @@
-// The chat page. docs/chat.md describes what it sends and gets. What the model says is only ever set as text.
+// The chat page. docs/chat.md describes what it sends and gets. What the model says never becomes HTML text.
 
-const [log, draft, composer, message, send, model, status, door, refused, key, token] = [
+import { markdown, Writer } from './markdown.js'
+import { Failure, OVER, pieces, request, TOKEN } from './wire.js'
+
+const [log, draft, composer, message, send, model, status, door, refused, key, token, chats, titles, more, listed] = [
   'log', 'draft', 'composer', 'message', 'send', 'model', 'status', 'door', 'refused', 'key', 'token',
+  'chats', 'titles', 'more', 'listed',
 ].map((id) => document.getElementById(id))
 
-const TOKEN = 'webchat-token' // the name in sessionStorage, which ends with the tab
-const CUT = 'The connection was cut before the answer was whole.'
-const ENDED = { left: 'Stopped.', error: 'The answer broke off here.', stopped: 'Stopped.' }
+const STOPPED = 'Stopped.'
+const ENDED = {
+  left: 'Nobody was here to read on, so the answer ends here.',
+  error: 'The answer broke off here.',
+  stopped: 'The server was stopped here.',
+}
+const LOST = 'The connection was lost. Trying to come back to the answer.'
+const NONE = 'Nothing was said yet.'
+const FINISHED = {
+  length: 'The answer reached its greatest length and was cut off here.',
+  content_filter: 'The model held back the rest of this answer.',
+}
 
 let conversation = '' // its id stands in the address too, so that a reload finds it again
 let work = null // the AbortController of what is under way, one thing at a time
 let follows = true // whether the reader is at the bottom, and stays there while the answer grows
 let lastY = 0
-
-class Failure extends Error {
-  constructor(words, status) {
-    super(words)
-    this.status = status
-  }
-}
 
 // What can be done: open what the address names, begin anew, ask, stop.
 
@@ -60,50 +66,78 @@ async function load() {
   }
   if (problem) return complain(problem, mine, load)
   model.value = data.model
+  const running = data.messages.at(-1)?.state === 'running' && data.messages.pop() // it is shown as it is written
   log.append(...data.messages.filter(({ content }) => content).map(({ role, content }) => bubble(role, content)))
-  const [question, answer] = data.messages.slice(-2)
-  if (data.messages.at(-1)?.role === 'user') note('The answer to this is not there yet.', 'Look again', open)
-  else if (answer?.state in ENDED) note(ENDED[answer.state], 'Ask again', () => ask(question.content))
+  const { content, id } = data.messages.findLast(({ role }) => role === 'user')
+  const question = { message: content, messageId: id, conversationId: conversation, model: data.model }
+  const [asked, said] = ['.user', '.user ~ .assistant:last-child'].map((found) => [...log.querySelectorAll(found)].at(-1))
+  if (running) answer(question, asked, true)
+  else ended(data.messages.at(-1), () => {
+    said?.remove()
+    answer(question, asked)
+  })
   follows = true
   follow()
+}
+
+/** Say how an answer ended, where that is not what a reader expects. */
+function ended({ state, reason, finish }, again) {
+  if (state in ENDED) note(reason === 'client' ? STOPPED : ENDED[state], 'Ask again', again)
+  else if (finish && finish !== 'stop') note(FINISHED[finish] ?? 'The model ended its answer early.')
 }
 
 function ask(text) {
   if (!conversation) name((conversation = newId()))
   log.querySelectorAll('.note button').forEach((button) => button.remove()) // only the last can be tried again
   log.setAttribute('aria-live', 'polite')
-  const question = { message: text, messageId: newId(), conversationId: conversation, model: model.value }
   const asked = bubble('user', text)
   log.append(asked)
   follows = true
-  answer(question, asked)
+  answer({ message: text, messageId: newId(), conversationId: conversation, model: model.value }, asked)
 }
 
-async function answer(question, asked) {
+/** Show an answer while it is written: ask for it, or, where it is being written already, only listen. */
+async function answer(question, asked, isRunning = false) {
   const mine = begin('The answer is being written.')
-  mine.messageId = question.messageId
+  const path = `api/chat/${encodeURIComponent(question.conversationId)}/stream`
   const said = bubble('assistant', '')
-  const text = said.lastChild.firstChild // one text node, since two pieces may share an emoji
+  const writer = new Writer(said.lastChild)
+  let waiting = '' // what came since the page was drawn last: 10,000 pieces are a few hundred drawings
   let problem
   draft.replaceChildren(said)
   follow()
+  mine.stop = () => request(`${path}?messageId=${encodeURIComponent(question.messageId)}`, { method: 'DELETE' })
   try {
-    const body = JSON.stringify(question)
-    const response = await request('api/chat', { method: 'POST', body, signal: mine.signal })
-    for await (const event of events(response.body)) {
+    const options = isRunning ? {} : { method: 'POST', body: JSON.stringify(question) }
+    for await (const event of pieces(isRunning ? path : 'api/chat', { ...options, signal: mine.signal }, lost)) {
       if (event.error) throw new Failure(event.error)
-      text.appendData(event.text)
-      follow()
+      if (event.finish) mine.finish = event.finish
+      if (!waiting) requestAnimationFrame(draw)
+      waiting += event.text
     }
   } catch (error) {
     problem = error
   }
+  draw()
   if (!end(mine)) return
   draft.replaceChildren()
-  if (text.data) log.append(said) // here a screen reader reads it, once and whole
-  if (problem) complain(problem, mine, again, edit)
+  if (writer.text) log.append(said) // here a screen reader reads it, once and whole
+  if (problem === OVER) return open() // it ended while nobody listened: what is kept of it says how
+  if (problem || mine.isStopped) complain(problem, mine, again, edit)
+  else ended({ finish: mine.finish })
   follow()
 
+  function lost(isLost) {
+    status.textContent = isLost ? LOST : 'The answer is being written.'
+    if (isLost && draft.lastChild === said) draft.append(noteOf(LOST))
+    if (!isLost) draft.replaceChildren(said)
+    follow()
+  }
+  function draw() {
+    if (waiting) writer.write(waiting)
+    waiting = ''
+    follow()
+  }
   function again() {
     said.remove()
     answer(question, asked) // with the same messageId: an answer that was whole is repeated, not written twice
@@ -130,11 +164,12 @@ function end(mine) {
   return true
 }
 
-function stop() {
-  work?.abort()
-  if (!work?.messageId) return
-  const query = `messageId=${encodeURIComponent(work.messageId)}`
-  request(`api/chat/${encodeURIComponent(conversation)}/stream?${query}`, { method: 'DELETE' }).catch(() => {})
+/** Stop the answer, for every reader of it. Where the server cannot be told, at least nobody listens here. */
+async function stop() {
+  const mine = work
+  mine.isStopped = true
+  const told = await mine.stop?.().then((response) => response.json(), () => null)
+  if (!told?.data.stopped) mine.abort() // else it ends by itself, after its last words
 }
 
 function leave() {
@@ -143,45 +178,57 @@ function leave() {
   left?.abort()
 }
 
-// The wire: a request with the token, an answer's events, and what goes wrong in words.
+// The list of conversations.
 
-async function request(path, options) {
-  const bytes = new TextEncoder().encode(sessionStorage.getItem(TOKEN) ?? '') // a header's characters are bytes
-  const headers = { 'Content-Type': 'application/json', Authorization: `Bearer ${String.fromCharCode(...bytes)}` }
-  const response = await fetch(path, { ...options, headers, cache: 'no-store' }).catch(() => {
-    throw new Failure('The server cannot be reached. Is it running, and are you online?')
-  })
-  if (response.ok) return response
-  throw new Failure(await inWords(response), response.status)
-}
-
-async function inWords(response) {
-  const { error, details } = await response.json().catch(() => ({})) // a proxy's own error is no JSON
-  const after = Number(response.headers.get('Retry-After'))
-  if (response.status === 401) return 'The server does not accept this token.'
-  if (response.status === 404) return 'This conversation cannot be continued here.'
-  if (response.status === 409) return 'The answer to this message is still being written. Wait a few seconds.'
-  if (response.status === 413) return 'The message is too long for this server.'
-  if (details) return `The server does not take this: ${details.map((d) => `${d.field} ${d.message}`).join('; ')}.`
-  return (error ?? `The server answered with status ${response.status}.`) + (after ? ` Wait ${after} seconds.` : '')
-}
-
-async function* events(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader()
-  for (let rest = ''; ; ) {
-    const { done, value } = await reader.read().catch(() => ({ done: true }))
-    if (done) throw new Failure(CUT)
-    const lines = (rest + value).split('\n')
-    rest = lines.pop() // a chunk may end anywhere
-    for (const line of lines) {
-      if (line === 'data: [DONE]') return
-      if (line.startsWith('data: ')) yield JSON.parse(line.slice(6)) // the rest are blank lines and comments
-    }
+async function list(cursor = '') {
+  if (!cursor) titles.replaceChildren()
+  if (!chats.open) chats.showModal()
+  more.hidden = true
+  try {
+    const isVisitor = sessionStorage.getItem(TOKEN)?.split('.').length === 3 // a JWT: the server knows whose it is
+    const query = new URLSearchParams({ ...(cursor && { cursor }), ...(!isVisitor && { all: 'true' }) })
+    const { data } = await (await request(`api/conversations?${query}`)).json()
+    titles.append(...data.conversations.map(entry))
+    more.hidden = !data.next
+    more.onclick = () => list(data.next)
+    listed.textContent = titles.firstChild ? '' : NONE
+  } catch (problem) {
+    if (problem.status === 401) return chats.close(), wantToken(problem.message)
+    listed.textContent = problem.message
   }
 }
 
+function entry({ id, title, created }) {
+  const [item, opens, when, removes] = ['li', 'button', 'time', 'button'].map((tag) => document.createElement(tag))
+  opens.append(title || 'Without words', when)
+  when.dateTime = created
+  when.textContent = new Date(created).toLocaleString([], { dateStyle: 'medium', timeStyle: 'short' })
+  opens.onclick = () => {
+    chats.close()
+    history.pushState(null, '', `#conversation=${encodeURIComponent(id)}`)
+    open()
+  }
+  removes.textContent = 'Delete'
+  removes.ariaLabel = `Delete: ${title}`
+  removes.onclick = async () => {
+    const problem = await request(`api/conversations/${encodeURIComponent(id)}`, { method: 'DELETE' }).catch((e) => e)
+    if (problem instanceof Failure && problem.status !== 404) return void (listed.textContent = problem.message)
+    const next = item.nextSibling ?? item.previousSibling
+    item.remove()
+    listed.textContent = next ? '' : NONE
+    const close = chats.querySelector('form button')
+    ;(next?.lastChild ?? close).focus() // the keyboard stays where it was
+    if (id === conversation) {
+      name('')
+      open()
+    }
+  }
+  item.append(opens, removes)
+  return item
+}
+
 function complain(problem, mine, again, edit) {
-  if (mine.signal.aborted) return note(ENDED.left, 'Try again', again)
+  if (mine.isStopped || mine.signal.aborted) return note(STOPPED, 'Try again', again)
   if (problem.status === 400 || problem.status === 413) return note(problem.message, 'Edit the message', edit)
   if (problem.status === 404) return note(problem.message, 'New chat', beginAnew)
   note(problem.message, 'Try again', again)
@@ -191,22 +238,29 @@ function complain(problem, mine, again, edit) {
 
 // What is seen.
 
+/** Return what somebody said: a person's words as they are, the model's as the Markdown that models write. */
 function bubble(role, text) {
-  const [element, who, said] = ['div', 'span', 'p'].map((tag) => document.createElement(tag))
+  const isUser = role === 'user'
+  const [element, who, said] = ['div', 'span', isUser ? 'p' : 'div'].map((tag) => document.createElement(tag))
   element.className = role
   who.className = 'unseen'
-  who.textContent = role === 'user' ? 'You: ' : 'Answer: '
+  who.textContent = isUser ? 'You: ' : 'Answer: '
   said.dir = 'auto'
-  said.append(text)
+  said.append(...(isUser ? [text] : markdown(text)))
   element.append(who, said)
   return element
 }
 
-function note(words, label, action) {
-  const [element, said, button] = ['div', 'p', 'button'].map((tag) => document.createElement(tag))
-  element.className = words === ENDED.left ? 'quiet note' : 'note' // who stopped it has no need of an alarm
+function noteOf(words) {
+  const [element, said] = ['div', 'p'].map((tag) => document.createElement(tag))
+  element.className = words === STOPPED ? 'quiet note' : 'note' // who stopped it has no need of an alarm
   said.textContent = words
   element.append(said)
+  return element
+}
+
+function note(words, label, action) {
+  const [element, button] = [noteOf(words), document.createElement('button')]
   button.textContent = label
   button.onclick = () => {
     element.remove()
@@ -263,8 +317,17 @@ key.onsubmit = (event) => {
   else open()
 }
 document.getElementById('new').onclick = beginAnew
+document.getElementById('list').onclick = () => list()
+document.querySelector('main').onclick = async ({ target }) => {
+  const figure = target.nodeName === 'BUTTON' && target.closest('figure')
+  if (!figure) return
+  getSelection().selectAllChildren(figure.lastChild) // where there is no clipboard (plain http), it is selected
+  await navigator.clipboard?.writeText(figure.lastChild.textContent)
+  target.textContent = navigator.clipboard ? 'Copied' : 'Selected'
+  setTimeout(() => (target.textContent = 'Copy'), 2000)
+}
 addEventListener('keydown', (event) => {
-  if (event.key === 'Escape' && !event.isComposing && !door.open) stop()
+  if (event.key === 'Escape' && !event.isComposing && !door.open && !chats.open && work) stop()
 })
 addEventListener('scroll', () => {
   const isAtEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 4

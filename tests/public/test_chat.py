@@ -4,11 +4,14 @@ import asyncio
 import re
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import httpx
 import pytest
+from anyio.from_thread import start_blocking_portal
 from playwright.sync_api import Browser, Error, Locator, Page, expect
 
 from cli.devserver import banner
@@ -20,8 +23,7 @@ from tests.servers import Answer, Exchange, ModelServer, free_port, two_words, w
 
 Scheme = Literal["light", "dark"]
 
-CUT = "The connection was cut before the answer was whole."
-GONE = "The server cannot be reached. Is it running, and are you online?"
+LOST = "The connection was lost. Trying to come back to the answer."
 
 
 def enter(page: Page, url: str, conversation: str = "") -> None:
@@ -44,6 +46,70 @@ def say(page: Page, text: str) -> None:
 def expect_log(page: Page, *texts: str | re.Pattern[str]) -> None:
     """Expect the conversation to be these texts: what was asked, answered and noted."""
     expect(page.get_by_role("log").locator("p")).to_have_text(list(texts))
+
+
+def words(*pieces: str) -> tuple[Answer, list[threading.Event]]:
+    """A model that says these pieces, each but the first when its event is set."""
+    goes_on = [threading.Event() for _ in pieces[1:]]
+
+    async def answer(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta(pieces[0])
+        for event, piece in zip(goes_on, pieces[1:], strict=True):
+            await asyncio.to_thread(event.wait, 20)
+            await exchange.delta(piece)
+        await exchange.delta("", "stop")
+        await exchange.done()
+
+    return answer, goes_on
+
+
+class Network:
+    """A way to a server that can be cut: open connections end, and new ones are refused, until it is mended."""
+
+    def __init__(self, server: str) -> None:
+        self.server = httpx.URL(server)
+        self.url = ""
+        self.is_cut = False
+        self.open: set[asyncio.StreamWriter] = set()
+
+    @contextmanager
+    def running(self) -> Iterator["Network"]:
+        with start_blocking_portal() as portal:
+            self.portal = portal
+            listener = portal.call(asyncio.start_server, self.carry, "127.0.0.1", 0)
+            self.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+            try:
+                yield self
+            finally:
+                self.cut()
+                portal.call(listener.close)
+
+    def cut(self) -> None:
+        self.portal.call(self._cut)
+
+    def _cut(self) -> None:
+        self.is_cut = True
+        for writer in self.open:
+            writer.transport.abort()
+
+    def mend(self) -> None:
+        self.is_cut = False
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.is_cut:
+            return writer.transport.abort()
+        there, back = await asyncio.open_connection(self.server.host, self.server.port)
+        self.open |= {writer, back}
+        await asyncio.gather(self.pump(reader, back), self.pump(there, writer))
+        self.open -= {writer, back}
+
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 def states(url: str, page: Page) -> list[str]:
@@ -106,8 +172,10 @@ def test_stop_closes_the_upstream_and_the_answer_can_be_had_anew(serve: Serve, m
     expect_log(page, "Hi", "Hel", "Stopped.")
     wait_until(lambda: model.aborted == 1)
     wait_until(lambda: states(url, page) == ["done", "stopped"])
+    page.reload()
+    expect_log(page, "Hi", "Hel", "Stopped.")
     model.answer = two_words
-    button(page, "Try again").click()
+    button(page, "Ask again").click()
     expect_log(page, "Hi", "Hello")
     assert model.asked[1]["messages"] == [{"role": "user", "content": "Hi"}]
     assert states(url, page) == ["done", "done"]
@@ -136,20 +204,135 @@ def test_a_reload_finds_the_conversation_again(serve: Serve, model: ModelServer,
     assert model.asked[1]["model"] == "tiny"
 
 
-def test_a_reload_during_an_answer_shows_what_was_said_and_asks_again(serve: Serve, model: ModelServer, page: Page):
+def test_a_reload_during_an_answer_goes_on_where_it_was(serve: Serve, model: ModelServer, page: Page):
+    model.answer, [goes_on] = words("Hel", "lo 👋")
+    enter(page, serve(openai_base_url=model.url))
+    say(page, "Hi")
+    expect(page.get_by_text("Hel", exact=True)).to_be_visible()
+    page.reload()
+    expect(page.get_by_text("Hel", exact=True)).to_be_visible()
+    expect(button(page, "Stop")).to_be_visible()
+    goes_on.set()
+    expect_log(page, "Hi", "Hello 👋")
+    assert (len(model.asked), model.aborted) == (1, 0)
+
+
+def test_an_answer_that_nobody_came_back_to_is_said_and_asked_again(serve: Serve, model: ModelServer, page: Page):
     model.answer = hangs
     url = serve(openai_base_url=model.url, chat_leave_seconds=0)
     enter(page, url)
     say(page, "Hi")
     expect(page.get_by_text("Hel", exact=True)).to_be_visible()
-    page.reload()
+    address = page.url
+    page.goto("about:blank")
     wait_until(lambda: model.aborted == 1)
-    wait_until(lambda: states(url, page) == ["done", "left"])
-    page.reload()  # the first may have been quicker than the server
-    expect_log(page, "Hi", "Hel", "Stopped.")
+    page.goto(address)
+    expect_log(page, "Hi", "Hel", "Nobody was here to read on, so the answer ends here.")
     model.answer = two_words
     button(page, "Ask again").click()
-    expect_log(page, "Hi", "Hel", "Hi", "Hello")
+    expect_log(page, "Hi", "Hello")
+    assert states(url, page) == ["done", "done"]
+
+
+def test_a_second_tab_follows_and_stops_the_answer_for_both(serve: Serve, model: ModelServer, page: Page):
+    model.answer, [goes_on, never] = words("Hel", "lo", "!")
+    url = serve(openai_base_url=model.url)
+    enter(page, url)
+    say(page, "Hi")
+    expect(page.get_by_text("Hel", exact=True)).to_be_visible()
+    second = page.context.new_page()
+    second.goto(f"{url}/#token={TOKEN}&conversation={page.url.partition('=')[2]}")
+    expect(second.get_by_text("Hel", exact=True)).to_be_visible()
+    goes_on.set()
+    for tab in (page, second):
+        expect(tab.get_by_text("Hello", exact=True)).to_be_visible()
+    button(second, "Stop").click()
+    expect_log(second, "Hi", "Hello", "Stopped.")
+    expect_log(page, "Hi", "Hello", "The answer was stopped.")
+    wait_until(lambda: model.aborted == 1)
+    never.set()
+    assert len(model.asked) == 1
+
+
+def test_a_lost_network_is_said_and_the_answer_goes_on_where_it_was(serve: Serve, model: ModelServer, page: Page):
+    model.answer, [cut, back] = words("one ", "two ", "three")
+    with Network(serve(openai_base_url=model.url)).running() as network:
+        enter(page, network.url)
+        say(page, "Hi")
+        expect(page.get_by_text("one", exact=True)).to_be_visible()
+        network.cut()
+        expect(page.locator("#draft").get_by_text(LOST)).to_be_visible()
+        expect(page.get_by_role("status").first).to_have_text(LOST)
+        cut.set()
+        network.mend()
+        page.evaluate("dispatchEvent(new Event('online'))")  # what a browser says, so that nobody waits
+        expect(page.get_by_text("one two", exact=True)).to_be_visible()
+        expect(page.locator("#draft").get_by_text(LOST)).to_be_hidden()
+        network.cut()
+        network.mend()
+        back.set()
+        expect_log(page, "Hi", "one two three")
+    assert (len(model.asked), model.aborted) == (1, 0)
+
+
+def test_a_lost_network_can_be_given_up(serve: Serve, model: ModelServer, page: Page):
+    model.answer = hangs
+    with Network(serve(openai_base_url=model.url)).running() as network:
+        enter(page, network.url)
+        say(page, "Hi")
+        expect(page.get_by_text("Hel", exact=True)).to_be_visible()
+        network.cut()
+        expect(page.locator("#draft").get_by_text(LOST)).to_be_visible()
+        button(page, "Stop").click()
+        expect_log(page, "Hi", "Hel", "Stopped.")
+        network.mend()
+        button(page, "Try again").click()  # the server could not be told, and there it is still written
+        expect(page.locator("#draft").get_by_text("Hel", exact=True)).to_be_visible()
+        button(page, "Stop").click()
+        expect_log(page, "Hi", "Hel", "Stopped.")
+        wait_until(lambda: model.aborted == 1)
+    assert len(model.asked) == 1
+
+
+# The list of conversations
+
+
+def test_conversations_are_listed_by_their_first_words_opened_and_deleted(serve: Serve, model: ModelServer, page: Page):
+    url = serve(openai_base_url=model.url)
+    enter(page, url)
+    for text in ("first words", "<b>second</b>"):
+        say(page, text)
+        expect_log(page, text, "Hello")
+        button(page, "New chat").click()
+    button(page, "Chats").click()
+    chats = page.get_by_role("dialog", name="Chats")
+    expect(chats.get_by_role("listitem")).to_have_text([re.compile("<b>second</b>"), re.compile("first words")])
+    chats.get_by_role("button", name="first words").first.click()
+    expect_log(page, "first words", "Hello")
+    button(page, "Chats").click()
+    chats.get_by_role("button", name="Delete: first words").click()
+    expect(chats.get_by_role("listitem")).to_have_text([re.compile("<b>second</b>")])
+    expect(chats.get_by_role("button", name="Delete: <b>second</b>")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(chats.get_by_text("Nothing was said yet.")).to_be_visible()
+    chats.get_by_role("button", name="Close").click()
+    expect_log(page)
+    assert "conversation=" not in page.url
+
+
+def test_a_long_list_comes_page_by_page(serve: Serve, model: ModelServer, page: Page, bearer: dict[str, str]):
+    url = serve(openai_base_url=model.url)
+    for number in range(21):
+        asked = {"message": f"question {number}."}
+        httpx.post(f"{url}/api/chat", json=asked, headers=bearer, trust_env=False).raise_for_status()
+    enter(page, url)
+    button(page, "Chats").click()
+    items = page.get_by_role("dialog", name="Chats").get_by_role("listitem")
+    expect(items).to_have_count(20)
+    button(page, "Older ones").click()
+    expect(items).to_have_count(21)
+    expect(items.last).to_contain_text("question 0.")
+    expect(button(page, "Older ones")).to_be_hidden()
 
 
 def test_a_conversation_that_is_gone_is_a_new_one(serve: Serve, model: ModelServer, page: Page):
@@ -248,11 +431,11 @@ def test_an_error_during_the_answer_is_said_and_can_be_tried_again(serve: Serve,
     page.reload()
     expect_log(page, "Hi", "Hel", "The answer broke off here.")
     button(page, "Ask again").click()
-    expect_log(page, "Hi", "Hel", "Hi", "Hel", "The model reported an error.")
+    expect_log(page, "Hi", "Hel", "The model reported an error.")
     model.answer = two_words
     button(page, "Try again").click()
-    expect_log(page, "Hi", "Hel", "Hi", "Hello")
-    assert states(url, page) == ["done", "error", "done", "done"]
+    expect_log(page, "Hi", "Hello")
+    assert states(url, page) == ["done", "done"]
 
 
 async def is_busy(exchange: Exchange) -> None:
@@ -338,18 +521,17 @@ def test_a_server_that_dies_is_said_and_the_talk_goes_on_when_it_is_back(
         say(page, "Hi")
         expect(page.get_by_text("Hel", exact=True)).to_be_visible()
         server.process.kill()
-        expect_log(page, "Hi", "Hel", CUT)
-    button(page, "Try again").click()
-    expect_log(page, "Hi", GONE)
+        expect(page.locator("#draft").get_by_text(LOST)).to_be_visible()
     model.answer = two_words
     with running(HERE, sys.executable, "-m", "app", "start", **settings):
         wait_until(answers, 60)
+        page.evaluate("dispatchEvent(new Event('online'))")
+        expect(button(page, "Try again")).to_be_visible(timeout=30_000)  # a dead writer may be a slow one
+        expect_log(page, "Hi", "Hel", "The answer broke off.")
         button(page, "Try again").click()
-        expect_log(page, "Hi", "The answer broke off.")  # seconds after the dead server's last sign of life
-        page.reload()
-        expect_log(page, "Hi", "The answer broke off here.")
+        expect_log(page, "Hi", "Hello")
         say(page, "two")
-        expect_log(page, "Hi", "The answer broke off here.", "two", "Hello")
+        expect_log(page, "Hi", "Hello", "two", "Hello")
 
 
 # What is shown
@@ -375,6 +557,54 @@ def test_markup_is_shown_as_text_and_nothing_of_it_runs(serve: Serve, model: Mod
         assert page.locator("main").evaluate("main => main.querySelectorAll('script, img, b').length") == 0
         page.reload()
     assert f"{url}/x" not in asked
+
+
+def test_an_answer_is_shown_as_markdown_and_its_code_can_be_copied(serve: Serve, model: ModelServer, page: Page):
+    model.answer, [goes_on] = words("# Tit", "le\n\n- **one**\n- two\n\n```py\nprint(1)\n```\n")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    enter(page, serve(openai_base_url=model.url))
+    say(page, "**Hi**")
+    expect(page.get_by_role("heading", name="Tit", exact=True)).to_be_visible()
+    goes_on.set()
+    log = page.get_by_role("log")
+    for _ in range(2):
+        expect(log.get_by_role("heading", name="Title", level=2)).to_be_visible()
+        expect(log.get_by_role("listitem")).to_have_text(["one", "two"])
+        expect(log.locator("strong")).to_have_text(["one"])  # a person's own words stay as they are
+        page.reload()
+    log.get_by_role("button", name="Copy").click()
+    expect(log.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == "print(1)"
+
+
+def test_an_answer_that_its_model_cut_short_is_told(serve: Serve, model: ModelServer, page: Page):
+    async def cut_short(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta("Hel")
+        await exchange.delta("", "length")
+        await exchange.done()
+
+    model.answer = cut_short
+    enter(page, serve(openai_base_url=model.url))
+    say(page, "Hi")
+    for _ in range(2):
+        expect_log(page, "Hi", "Hel", "The answer reached its greatest length and was cut off here.")
+        page.reload()
+
+
+def test_ten_thousand_pieces_are_shown(serve: Serve, model: ModelServer, page: Page):
+    async def many(exchange: Exchange) -> None:
+        await exchange.head()
+        for number in range(10_000):
+            await exchange.delta(f"{number}\n\n" if number % 10 == 0 else f"{number} ")
+        await exchange.delta("end", "stop")
+        await exchange.done()
+
+    model.answer = many
+    enter(page, serve(openai_base_url=model.url))
+    say(page, "Hi")
+    expect(page.get_by_role("log")).to_contain_text("9999 end", timeout=60_000)
+    assert page.locator(".assistant p").count() == 1001
 
 
 @pytest.mark.parametrize(
@@ -505,14 +735,14 @@ def test_the_keyboard_alone_can_do_everything(serve: Serve, model: ModelServer, 
     expect_log(page, "one\ntwo", "Hello", "Stopped.")
     wait_until(lambda: states(url, page) == ["done", "stopped"])
     model.answer = two_words
-    for name in ("Try again", "New chat", "Model"):
+    for name in ("Try again", "New chat", "Chats", "Model"):
         keys.press("Shift+Tab")
         reached = page.get_by_role("combobox" if name == "Model" else "button", name=name)
         expect(reached).to_be_focused()
         assert reached.evaluate("element => getComputedStyle(element).outlineStyle") == "solid"
     keys.press("ArrowDown")
-    keys.press("Tab")
-    keys.press("Tab")
+    for _ in ("Chats", "New chat", "Try again"):
+        keys.press("Tab")
     keys.press("Enter")
     expect_log(page, "one\ntwo", "Hello")
     expect(box(page)).to_be_focused()
