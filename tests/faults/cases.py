@@ -414,8 +414,8 @@ def test_what_is_at_most_once_is_begun_once_over_three_deploys(place: Place):
 
 
 def test_two_thousand_due_rows_and_ticks_stay_within_the_limit(place: Place):
-    write_tree(place.root, {**PUT, "jobs/sleeper.py": SLEEPER.format(attempts=3, seconds=0)})
-    place.log.touch()
+    text = SLEEPER.format(attempts=3, seconds=1).replace("sleep(1)", "sleep(0.2)")
+    write_tree(place.root, {**PUT, "jobs/sleeper.py": text})
     replica = place.replica()
     ids = [f"{n}" for n in range(2_000)]
     with ticking(replica):
@@ -427,5 +427,5 @@ def test_two_thousand_due_rows_and_ticks_stay_within_the_limit(place: Place):
         running += 1 if note.what == "begin" else -1
         most = max(most, running)
     assert Counter(begun(place)) == Counter(ids)
-    assert most <= 50
+    assert 10 < most <= 50
     print(f"\n2,000 rows and ticks without a pause: each run once, {most} at once at most")
