@@ -92,7 +92,7 @@ audit: .venv/app
 		.venv/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit; }
 	@.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict --progress-spinner off || { \
 		echo "If an advisory is listed above: raise the version in pyproject.toml and run make pins." >&2; \
-		echo "Else the advisories could not be reached (pypi.org, or --vulnerability-service osv): nothing was compared." >&2; \
+		echo "Else the advisories could not be reached, from the package index: nothing was compared." >&2; \
 		failed=1; }; \
 	$(BIN)/python -c "$$LICENCES"; exit $${failed:-0}
 
