@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from app import create_app
 from config import HERE, Config
 from tests.conftest import HEADERS, TOKEN, Serve, kept_in
-from tests.servers import Exchange, ModelServer, free_port, one_piece, serving, wait_until
+from tests.servers import Exchange, ModelServer, free_port, one_piece, serving, two_words, wait_until
 
 Relay = Callable[..., str]
 
@@ -447,3 +448,27 @@ def test_what_a_chat_imports_is_left_out_of_garbage_collection(serve: Serve, mod
     gc.unfreeze()  # an earlier app of this process did it before
     serve(openai_base_url=model.url)
     wait_until(gc.get_freeze_count)
+
+
+@pytest.mark.slow
+def test_when_the_writers_process_is_killed_followers_elsewhere_are_told_and_the_conversation_goes_on(
+    started: tuple[str, "subprocess.Popen[bytes]"], model: ModelServer, serve: Serve, tmp_path: Path
+):
+    url, process = started
+    model.answer = one_piece
+    other = serve(database_url=f"sqlite:///{tmp_path}/app.db", openai_base_url=model.url)
+    with client_of(url, {"messageId": "m"}) as client:
+        assert b"200 OK" in client.recv(4096)
+        with httpx.stream(
+            "GET", f"{other}/api/chat/c/stream", headers=HEADERS, timeout=20, trust_env=False
+        ) as response:
+            lines = response.iter_lines()
+            assert [next(lines), next(lines)] == ["id: 3", 'data: {"text": "Hel"}']
+            process.kill()
+            killed_at = time.monotonic()
+            told = [line for line in lines if line]
+    assert told[-2:] == ['data: {"error": "The answer broke off."}', "data: [DONE]"]
+    assert time.monotonic() - killed_at < 15
+    model.answer = two_words
+    assert "".join(event["text"] for event in events(ask(other, messageId="m"))) == "Hello"
+    assert kept_in(other) == [("user", "Hi", "done"), ("assistant", "Hello", "done")]
