@@ -1,8 +1,9 @@
 """How much: the questions that one owner may ask, counted in the database, so that all replicas count together.
 
 A question is a row, written in the transaction that stores it; the row's number within its owner is a key, so of two
-transactions that would take the same one, the second waits for the first and counts again. A repeat adds no row, and
-deleting a conversation takes none away.
+transactions that would take the same one, the second waits for the first and counts again. A repeat adds no row,
+except where the asker ended the answer before: the model is asked once more, and stopping must not make that free.
+Deleting a conversation takes none away.
 """
 
 import math
@@ -22,7 +23,9 @@ ASK = """
       WHERE channel = $1 AND owner = COALESCE(CAST($2 AS TEXT), '')) last
     WHERE $6 = 1 OR NOT EXISTS (SELECT 1 FROM house_message m JOIN house_conversation c ON c.id = m.conversation_id
       WHERE c.channel = $1 AND COALESCE(c.channel_id, '') = COALESCE(CAST($2 AS TEXT), '')
-      AND COALESCE(c.client_id, c.id) = $3 AND m.message_id = CAST($4 AS TEXT))"""
+      AND COALESCE(c.client_id, c.id) = $3 AND m.message_id = CAST($4 AS TEXT)
+      AND NOT EXISTS (SELECT 1 FROM house_message a WHERE a.conversation_id = m.conversation_id AND a.seq = m.seq + 1
+        AND (a.state = 'left' OR (a.state = 'stopped' AND a.reason = 'client'))))"""
 
 FORGET = "DELETE FROM house_asked WHERE channel = $1 AND owner = COALESCE(CAST($2 AS TEXT), '') AND asked_at <= $3"
 

@@ -129,6 +129,23 @@ async def test_repeats_at_once_count_once_and_again_counts(database_url: str, cl
     await db.aclose()
 
 
+@pytest.mark.parametrize(
+    ("state", "reason", "count"),
+    [("stopped", "client", 2), ("left", None, 2), ("stopped", "server", 1), ("error", "The model is busy.", 1)],
+)
+async def test_a_repeat_counts_where_the_asker_ended_the_answer_before(
+    database_url: str, clock: Clock, state: Any, reason: str | None, count: int
+):
+    db = database(database_url)
+    await db.open()
+    store = Store(db, clock, (Limit(2, 60),))
+    question = Question(conversation="c", content="Hi", owner="a", message_id="m")
+    await store.save(await store.begin(question), "Hel", state, reason=reason)
+    assert (await store.begin(question)).is_ours
+    assert len(await db.read("SELECT number FROM house_asked")) == count
+    await db.aclose()
+
+
 async def test_who_is_over_the_quota_is_told_once_until_it_is_possible_again(database_url: str):
     db = database(database_url)
     await db.open()
