@@ -48,7 +48,16 @@ from modules import executing
 from quota import OverQuota
 from router import Router
 from router.public import public_files
-from startup import load, message_of, read_settings, report, what_is_closed, what_is_open, what_is_weak
+from startup import (
+    load,
+    message_of,
+    read_settings,
+    report,
+    what_is_closed,
+    what_is_open,
+    what_is_weak,
+    with_descriptors,
+)
 from state import State, open_state
 from store import NotFound, Reused, Running
 
@@ -256,6 +265,9 @@ def start() -> Config:
     """Read the settings and set up logging, once in each process that serves."""
     config = read_settings()
     set_up_logging(config.log_level, config.log_format)
+    config, warnings = with_descriptors(config)
+    for words in warnings:
+        logger.warning("%s", words)
     for near_miss in near_misses():
         logger.warning("%s in %s is not a setting. Did you mean %s?", *near_miss)
     access = logging.getLogger("uvicorn.access")  # our own line says more, and never a query

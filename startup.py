@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from types import TracebackType
@@ -56,6 +57,31 @@ def share_env() -> None:
     _shared.clear()
     _shared.update((name, value) for name, value in found.items() if name not in environ)
     os.environ.update(_shared)
+
+
+def with_descriptors(config: Config) -> tuple[Config, list[str]]:
+    """Raise the soft limit on file descriptors to the hard one, and stream no more answers than they suffice for."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return config, []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+        except (ValueError, OSError):  # some systems say that there is no limit, and have one
+            pass
+    most = max(1, (soft - OTHER_DESCRIPTORS) // 2)  # the client's, and the model server's
+    if soft == resource.RLIM_INFINITY or config.chat_max_streams <= most:
+        return config, []
+    return replace(config, chat_max_streams=most), [
+        f"CHAT_MAX_STREAMS is {config.chat_max_streams}, but {soft} file descriptors are enough for {most} answers at "
+        f"once, and more are 503. Raise the limit (ulimit -Hn, LimitNOFILE= of systemd), or set CHAT_MAX_STREAMS={most}"
+    ]
+
+
+OTHER_DESCRIPTORS = 100  # of the database, files, logs, and connections that only ask
 
 
 def what_is_closed(config: Config) -> list[str]:

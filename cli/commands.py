@@ -20,6 +20,7 @@ import uvicorn
 from cli.deploy import deploy_warnings
 from cli.devserver import run_dev, table, url_of
 from cli.jobs import USAGE, misused, run_jobs
+from cli.protocol import Protocol
 from cli.scaffold import example, write_route
 from config import HERE, Config, ConfigError, load_config, near_misses, read_config
 from db import Database, database
@@ -141,6 +142,7 @@ def start(given: argparse.Namespace) -> int:
     uvicorn.run(
         "app:production",
         factory=True,
+        http=Protocol,
         host=config.host,
         port=config.port,
         workers=config.web_concurrency,

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import secrets
 import shlex
 import socket
@@ -16,6 +17,7 @@ from urllib.parse import quote
 import uvicorn
 from starlette.applications import Starlette
 
+from cli.protocol import Protocol
 from config import HERE, Config
 from logs import set_up_logging
 from router import Route
@@ -38,6 +40,7 @@ def run_dev(config: Config) -> int:
     server = uvicorn.Config(
         "app:dev",
         factory=True,
+        http=Protocol,
         host=config.host,
         port=config.port,
         reload=True,
@@ -78,6 +81,10 @@ class Flag:
         return self._is_set
 
 
+# what editors and file managers write beside a file: locks, backups, folders' views
+LEFT_BEHIND = re.compile(r".*\.(pyc|sw[a-z]|tmp|bak|orig)|.*~|\.#.*|#.*#|\.DS_Store|\._.*|Thumbs\.db|4913")
+
+
 class Sources:
     """Which changed files restart the development server."""
 
@@ -87,7 +94,7 @@ class Sources:
         self.trees = tuple(folder.resolve() for folder in (config.routes_dir, *beside))
 
     def __call__(self, path: Path) -> bool:
-        if path.suffix in (".pyc", ".swp", ".swx", ".tmp") or path.name.endswith("~") or "__pycache__" in path.parts:
+        if LEFT_BEHIND.fullmatch(path.name) or "__pycache__" in path.parts:
             return False
         if any(tree in path.parents for tree in self.trees):
             return True  # any file or folder: a moved folder shows as itself, not as the files in it
@@ -131,21 +138,27 @@ def banner(config: Config, routes: Sequence[Route]) -> str:
 
 def url_of(config: Config) -> str:
     """Where the machine itself finds the server."""
-    everywhere = ("127.0.0.1", "0.0.0.0")  # noqa: S104 - compared with, not listened on
-    return f"http://{'localhost' if config.host in everywhere else config.host}:{config.port}"
+    everywhere = ("127.0.0.1", "0.0.0.0", "::", "::1")  # noqa: S104 - compared with, not listened on
+    host = "[::1]" if config.host == "::1" else "localhost" if config.host in everywhere else config.host
+    return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{config.port}"
 
 
 def table(routes: Sequence[Route]) -> str:
-    """One line a route: methods, path, file, and the folders whose middleware is around it."""
-    rows = [(", ".join(sorted(route.handlers)), route.path, route.file, guards_of(route)) for route in routes]
+    """One line a route: methods, path, file, what it sets for itself, and the middleware that wraps it."""
+    rows = [(", ".join(sorted(route.handlers)), route.path, route.file, notes_of(route)) for route in routes]
     methods, paths, files = (max((len(row[i]) for row in rows), default=0) for i in range(3))
     return "\n".join(
         f"{verbs:{methods}}  {paint(f'{path:{paths}}', BOLD, sys.stdout)}  "
-        + paint(f"{file:{files}}  {guards}".rstrip(), DIM, sys.stdout)
-        for verbs, path, file, guards in rows
+        + paint(f"{file:{files}}  {notes}".rstrip(), DIM, sys.stdout)
+        for verbs, path, file, notes in rows
     )
 
 
-def guards_of(route: Route) -> str:
-    names = [str(cls.__name__) for guard in route.guards for cls, _, _ in guard.middleware]
-    return f"inside {', '.join(names)}" if names else ""
+def notes_of(route: Route) -> str:
+    limits = {"max_body_bytes": route.max_body_bytes, "timeout": route.timeout}
+    notes = [f"{name}={value}" for name, value in limits.items() if value is not None]
+    names: list[str] = []
+    for guard in route.guards:
+        where = "" if guard.is_above(route.segments) else f" at /{'/'.join(map(str, guard.segments))}"
+        names += [f"{cls.__name__}{where}" for cls, _, _ in guard.middleware]
+    return ", ".join([*notes, *([f"inside {', '.join(names)}"] if names else [])])

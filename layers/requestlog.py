@@ -16,6 +16,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from logs import current_id
+from metrics import request_ended
 
 logger = logging.getLogger("request")
 
@@ -59,6 +60,7 @@ class RequestLog:
             status = status or 500  # the server's own
             raise
         finally:
+            request_ended(scope["method"], getattr(scope.get("route"), "path", "-"), status, notes.get("first_ms"))
             if logger.isEnabledFor(logging.INFO):
                 log_request(scope, status, time.perf_counter() - began_at, id, notes)
 

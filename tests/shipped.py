@@ -10,6 +10,7 @@ ROUTES = [
     "routes/api/cron/route.py",
     "routes/api/health/route.py",
     "routes/api/jobs/route.py",
+    "routes/api/metrics/route.py",
     "routes/api/openapi.json/route.py",
     "routes/api/webhooks/[channel]/route.py",
 ]

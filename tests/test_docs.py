@@ -34,6 +34,8 @@ FILE = re.compile(r"(?:#|--) (\S+\.\w+)\n")
 FOREIGN = {
     "CREDENTIALS_DIRECTORY",  # systemd's
     "FORWARDED_ALLOW_IPS",  # uvicorn's
+    "PROMETHEUS_MULTIPROC_DIR",  # its client's
+    "SENTRY_DSN",  # its own
     "GITHUB_SECRET",  # channels/github.py reads it by itself
     "TWILIO_SECRET",  # an example's own
     "DATABSE_URL",  # misspelt on purpose

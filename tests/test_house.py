@@ -24,7 +24,7 @@ FLOORS = [
     {"router", "modules"},
     {"typed", "auth"},
     {"visitors"},
-    {"config", "errors", "jsonresponse", "logs"},
+    {"config", "errors", "jsonresponse", "logs", "metrics"},
     {"nearest"},
 ]
 FLOOR = {name: number for number, floor in enumerate(reversed(FLOORS)) for name in floor}

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from db import Row
 from errors import is_async
+from logs import current_id
+from metrics import job_ended
 from router import positional
 from worker.ends import Stopped
 from worker.files import Job, JobFile
@@ -41,6 +43,7 @@ class Run:
         self.steps: dict[str, Any] | None = None  # by name, once the first was asked for
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
+        self._begun_at = self._loop.time()
         self._timer = self._loop.call_later(file.timeout, self.stop, "overtime")
         self._task = self._loop.create_task(self._run(), name=f"job {row['id']}")
         self._task.add_done_callback(self._ended)
@@ -74,6 +77,7 @@ class Run:
 
     async def _run(self) -> None:
         current.set(self)
+        current_id.set(self.row["id"])  # stands in every line that is logged meanwhile
         try:
             payload = json.loads(self.row["payload"])
             job = Job(id=self.row["id"], name=self.row["name"], attempts=self.row["attempts"], payload=payload)
@@ -91,6 +95,7 @@ class Run:
             self.failure = asyncio.CancelledError()
         elif (failure := task.exception()) is not None:
             self.failure = failure
+        job_ended(self.row["name"], self._loop.time() - self._begun_at, failed=self.failure is not None)
         self._on_end(self)
 
 
