@@ -31,7 +31,7 @@ def test_requests_are_counted_by_route_and_status(serve: Serve):
     with httpx.stream("POST", f"{url}/api/chat", json={"message": "Hi"}, headers=HEADERS, trust_env=False) as answer:
         answer.read()
     wait_until(lambda: count("chat_first_piece_seconds_count") == first + 1)
-    assert count("chat_streams_open") == 0
+    wait_until(lambda: count("chat_streams_open") == 0)
     assert 'jobs{state="failed"} 0.0' in shown()
     assert "[DONE]" not in shown()
 

@@ -23,8 +23,8 @@ async def GET(request: Request[State]) -> Response:
     from prometheus_client.multiprocess import MultiProcessCollector
 
     now = CollectorRegistry()
-    streams = Gauge("chat_streams_open", "Answers that this process streams.", registry=now)
-    streams.set(request.state["streams"].borrowed_tokens)
+    streams = Gauge("chat_streams_open", "Answers that this process writes now.", registry=now)
+    streams.set(len(request.state["answers"].writing))
     rows = Gauge("jobs", "Jobs, by state; those that failed wait for somebody.", ["state"], registry=now)
     for word, count in (await request.state["worker"].overview(1))["counts"].items():
         rows.labels(word).set(count)
