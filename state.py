@@ -70,7 +70,7 @@ async def open_state(
         store = Store(db, limits=config.chat_quota or ())
         answers = Answers(store, leave=config.chat_leave_seconds, most=config.chat_max_streams)
         await stack.enter_async_context(draining(config.shutdown_grace, answers.stop_all))
-        http = await stack.enter_async_context(httpx.AsyncClient(timeout=HTTP_TIMEOUT))
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=HTTP_TIMEOUT, follow_redirects=True))
         channels = channels or {}
         worker = Worker(
             db,

@@ -40,6 +40,7 @@ FOREIGN = {
     "TWILIO_SECRET",  # an example's own
     "DATABSE_URL",  # misspelt on purpose
     "SHOP_NAME",  # the same
+    "UPLOADS_DIR",  # the same
     "SHOP_SECRET",  # the same
     "STOCK_URL",  # the same
     "NEXT_PUBLIC_",  # Next.js's
@@ -68,6 +69,7 @@ def test_every_python_block_compiles(document: Path):
 def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for a document's files; a module beside routes/ is imported by its name, and forgotten afterwards."""
     (tmp_path / "routes").mkdir()
+    monkeypatch.chdir(tmp_path)  # where an example writes its files
     monkeypatch.syspath_prepend(tmp_path)  # pyright: ignore[reportUnknownMemberType] - pytest leaves it untyped
     before = set(sys.modules)
     yield tmp_path
