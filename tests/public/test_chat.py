@@ -4,7 +4,7 @@ import asyncio
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -74,7 +74,7 @@ class Network:
         self.open: set[asyncio.StreamWriter] = set()
 
     @contextmanager
-    def running(self) -> Iterator["Network"]:
+    def running(self) -> Generator["Network"]:
         with start_blocking_portal() as portal:
             self.portal = portal
             listener = portal.call(asyncio.start_server, self.carry, "127.0.0.1", 0)
