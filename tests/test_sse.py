@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -153,3 +154,27 @@ finally:
         assert next(told) == "data: 1\n\n"
         assert not left.exists()
     wait_until(lambda: left.exists() and left.read_text() == "kept")
+
+
+def test_a_client_that_takes_nothing_is_dropped(serve_tree: ServeTree, tmp_path: Path):
+    left = tmp_path / "left"
+    body = f"""
+try:
+    while True:
+        await emit("x" * 4_000_000)
+finally:
+    with anyio.CancelScope(shield=True):
+        await anyio.Path({str(left)!r}).write_text(stream.ended)
+"""
+    files = route(body)
+    files["count/route.py"] = (
+        files["count/route.py"]
+        .replace("hold = 60", "hold = patience = 0.15")
+        .replace("return Quick(write)", "stream = Quick(write)\n    return stream")
+    )
+    host, port = serve_tree(files).removeprefix("http://").split(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        client.sendall(b"GET /count HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: left.exists() and left.read_text() == "left")
