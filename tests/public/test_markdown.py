@@ -87,7 +87,16 @@ def test_a_table_has_a_head_and_sides_and_loses_no_cell(tab: Page):
     )
 
 
-MARKS = [*"ab1é😀 \n*_`~[]()<>#-+.|:!\\/\"'&", "\n\n", "**", "```", "\n- ", "\n1. ", "  ", "\n> ", "# "] + [
+MARKS = [
+    *"ab1é😀 \n*_`~[]()<>#-+.|:!\\/\"'&",
+    "\n\n",
+    "**",
+    "```",
+    "\n- ",
+    "\n1. ",
+    "  ",
+    "\n> ",
+    "# ",
     "](https://x.y)",
     "](javascript:x)",
     "https://a.b/",
@@ -129,12 +138,24 @@ def test_any_text_becomes_known_elements_alone_and_keeps_its_words(tab: Page, te
     assert seen["grown"] == seen["whole"], "what is written in pieces is not what is written at once"
 
 
-HOSTILE = (
-    ["*a " * 50_000, "***a" * 40_000, "_a" * 60_000, "[" * 100_000, "[a](" * 50_000, "[x [a]" * 30_000]
-    + ["`a``b```" * 20_000, ">" * 100_000, "- " * 50_000, "|" * 100_000, "|a\n" * 30_000, "\n" * 100_000]
-    + ["# " + " " * 100_000 + "x", "http://" + "." * 100_000, "http://a" + ")" * 100_000]
-    + ["\n".join(" " * i + "- a" for i in range(1000))]
-)
+HOSTILE = [
+    "*a " * 50000,
+    "***a" * 40000,
+    "_a" * 60000,
+    "[" * 100000,
+    "[a](" * 50000,
+    "[x [a]" * 30000,
+    "`a``b```" * 20000,
+    ">" * 100000,
+    "- " * 50000,
+    "|" * 100000,
+    "|a\n" * 30000,
+    "\n" * 100000,
+    "# " + " " * 100000 + "x",
+    "http://" + "." * 100000,
+    "http://a" + ")" * 100000,
+    "\n".join(" " * i + "- a" for i in range(1000)),
+]
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: repr(text[:8]))
