@@ -143,9 +143,9 @@ def test_what_after_did_is_a_job(ported: httpx.Client):
 
 
 def test_the_ported_proxy_sends_strangers_to_the_login(ported: httpx.Client):
-    stranger = ported.get("/account")
+    stranger = ported.get("/dashboard")
     assert (stranger.status_code, stranger.headers["location"]) == (307, "/login")
-    assert ported.get("/account", headers={"Cookie": "session=1"}).json() == {"session": "1"}
+    assert ported.get("/dashboard", headers={"Cookie": "session=1"}).json() == {"session": "1"}
 
 
 def test_the_backup_of_the_docs_holds_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
