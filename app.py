@@ -54,6 +54,7 @@ from startup import (
     read_settings,
     report,
     what_is_closed,
+    what_is_not_read,
     what_is_open,
     what_is_weak,
     with_descriptors,
@@ -270,6 +271,8 @@ def start() -> Config:
         logger.warning("%s", words)
     for near_miss in near_misses():
         logger.warning("%s in %s is not a setting. Did you mean %s?", *near_miss)
+    for name, meant in what_is_not_read(config.routes_dir):
+        logger.warning("%s is not read. Did you mean %s?", name, meant)
     access = logging.getLogger("uvicorn.access")  # our own line says more, and never a query
     access.handlers, access.propagate = [], False
     return config

@@ -24,13 +24,13 @@ ROUTES = HERE / "routes"
 
 
 class ConfigError(Exception):
-    """A setting that cannot be used; the message names the variable and the mend."""
+    """A setting that cannot be used; the message names the variable and the fix."""
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:
     def parse(value: str) -> int:
         if not re.fullmatch(r"[0-9]{1,12}", value) or not low <= int(value) <= high:
-            raise ValueError(f"a whole number from {low} to {high} is wanted")
+            raise ValueError(f"a whole number from {low} to {high} is required")
         return int(value)
 
     return parse
@@ -38,7 +38,7 @@ def integer(low: int, high: int) -> Callable[[str], int]:
 
 def seconds(value: str) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", value):
-        raise ValueError("a number of seconds is wanted, such as 5 or 0.5")
+        raise ValueError("a number of seconds is required, such as 5 or 0.5")
     return float(value)
 
 
@@ -54,7 +54,7 @@ def url(value: str) -> str:
 
 def host(value: str) -> str:
     if not re.fullmatch(r"[0-9A-Za-z.:_%-]+", value):
-        raise ValueError("an address to listen on is wanted, without http:// and port, such as 0.0.0.0 or ::1")
+        raise ValueError("an address to listen on is required, without http:// and port, such as 0.0.0.0 or ::1")
     return value
 
 
@@ -68,7 +68,7 @@ def folder(value: str) -> Path:
 def word(*choices: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value.lower() not in choices:
-            raise ValueError(f"one of {', '.join(choices)} is wanted")
+            raise ValueError(f"one of {', '.join(choices)} is required")
         return value.lower()
 
     return parse
@@ -77,7 +77,7 @@ def word(*choices: str) -> Callable[[str], str]:
 def secret(value: str) -> str:
     if not value.isprintable() or any(part != part.strip() or not part for part in value.split(",")):
         raise ValueError(
-            "a secret is wanted (or two, as new,old while one replaces the other) without blanks around it"
+            "a secret is required (or two, as new,old while one replaces the other) without blanks around it"
         )
     return value
 
@@ -86,7 +86,7 @@ def database_url(value: str) -> str:
     if not re.fullmatch(r"sqlite:///[^?#]+|postgres(ql)?://\S+", value):
         raise ValueError(
             "sqlite:///data/app.db (below the project), sqlite:////var/lib/app.db or "
-            "postgresql://user:password@host:5432/name is wanted"
+            "postgresql://user:password@host:5432/name is required"
         )
     return value
 
@@ -154,7 +154,7 @@ def signing_secret(value: str) -> str:
         except ValueError:
             is_short = True
         if is_short:
-            raise ValueError("whsec_ and base64 of 16 bytes or more is wanted, as the sender shows it")
+            raise ValueError("whsec_ and base64 of 16 bytes or more is required, as the sender shows it")
     return value
 
 
@@ -319,7 +319,7 @@ def read_config(environ: Mapping[str, str], project: Path = HERE) -> tuple[Confi
         except ValueError as exc:
             shown = "the value" if entry.metadata["hidden"] else repr(value)
             wrong.add(entry.name)
-            problems.append(ConfigError(f"{name}: {shown} cannot be used: {exc}. Mend it in {source}."))
+            problems.append(ConfigError(f"{name}: {shown} cannot be used: {exc}. Fix it in {source}."))
     if "auth_jwt_secret" in values and "auth_jwks_url" in values:
         problems.append(
             ConfigError(

@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from config import HERE, Config, ConfigError, load_config, read_env
 from loader import load_middleware, load_routes, raise_together
 from modules import RouteError, prepare
+from nearest import nearest
 from router import Routes
 from state import Register, load_register
 from webhooks import Channel, load_channels
@@ -126,6 +127,31 @@ def what_is_open(config: Config) -> list[str]:
     return found
 
 
+def what_is_not_read(routes: Path) -> list[tuple[str, str]]:
+    """Return what stands beside the routes folder under a name that nothing reads, and the name that was meant."""
+    beside, found = routes.parent, list[tuple[str, str]]()
+    for entry in os.scandir(beside):
+        is_folder = entry.is_dir()
+        known = FOLDERS if is_folder else FILES
+        if entry.name in known or entry.name == routes.name or is_package(entry.path):
+            continue
+        if meant := nearest(entry.name, known):
+            found.append((entry.name + "/" * is_folder, meant + "/" * is_folder))
+    for folder in (beside / name for name in NEXTS):
+        if not routes.is_relative_to(folder):
+            for file in folder.rglob("route.py"):
+                meant = routes.name / file.relative_to(folder)
+                found.append((file.relative_to(beside).as_posix(), meant.as_posix()))
+    return sorted(found)
+
+
+def is_package(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, "__init__.py"))
+
+
+FOLDERS = ("routes", "jobs", "channels", "migrations", "public")
+FILES = ("instrumentation.py",)  # middleware.py: `load_middleware` refuses what is nearly it
+NEXTS = ("app", "src/app", "pages", "src/pages")  # where Next.js has its routes
 SHORT = 16
 DOORS = (
     *("webchat_token", "cron_secret", "auth_jwt_secret", "standard_webhooks_secret", "slack_signing_secret"),

@@ -26,7 +26,7 @@ from config import HERE, Config, ConfigError, load_config, near_misses, read_con
 from db import Database, database
 from loader import load_routes, raise_together
 from logs import set_up_logging
-from startup import each, load, own_environ, read_settings, report, share_env, what_is_weak
+from startup import each, load, own_environ, read_settings, report, share_env, what_is_not_read, what_is_weak
 from visitors import sign
 from webhooks import load_channels
 from worker import load_jobs
@@ -203,6 +203,8 @@ def check(given: argparse.Namespace) -> int:
     with suppress(ConfigError):  # a file that cannot be read is among the problems
         for name, source, meant in near_misses():
             print(f"{name} in {source} is not a setting. Did you mean {meant}?", file=sys.stderr)
+    for name, meant in what_is_not_read(config.routes_dir):
+        print(f"{name} is not read. Did you mean {meant}?", file=sys.stderr)
     raise_together(problems)
     for words in deploy_warnings(config, os.environ) if given.deploy else what_is_weak(config):
         print(f"Warning: {words}", file=sys.stderr)

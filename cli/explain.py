@@ -7,6 +7,7 @@ import json
 import linecache
 import re
 import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, cast
@@ -19,6 +20,27 @@ from logs import current_id
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
 
+FIXES = {  # what an exception says, and what to write
+    r"^no such table: |^relation .* does not exist$": (
+        "Tables are made by the files of migrations/, at the start (docs/data.md): is the name right, and is its file "
+        "there? .venv/bin/python -m app migrate says which ran."
+    ),
+    r"^Binding \d+ has no name|^You did not supply a value for binding|^the server expects \d+ argument": (
+        "Values are written $1, $2 in the SQL and follow it one by one: await db.read(sql, first, second)."
+    ),
+    r"^Error binding parameter .*type '(?:tuple|list)' is not supported": (
+        "Values follow the SQL one by one: await db.read(sql, first, second). Only write takes (sql, (first, second))."
+    ),
+    r"^'dict' object has no attribute ('\w+')$": "This is a dict, as each row of db.read is. Write [{0}].",
+    r"not JSON serializable: (?:set|frozenset|generator|map|filter|zip|range)$": (
+        "JSON has lists and objects. Write list(...) around it."
+    ),
+    r"`python-multipart` library must be installed": (
+        "Forms need a package: add python-multipart to the dependencies in pyproject.toml and run make dev, which "
+        "installs what is missing."
+    ),
+}
+
 
 def explain(request: Request, exc: Exception) -> Response:
     """Answer 500 with the exception, the lines that led to it from the route on, and the id of the request."""
@@ -28,7 +50,7 @@ def explain(request: Request, exc: Exception) -> Response:
     where = lines_of(cause, request.app.state.config.routes_dir) or ([file] if file else [])
     told = {
         "error": f"{type(cause).__name__}: {cause}",
-        "fix": fix_of(cause),
+        "fix": fix_of(cause, request.scope, where[-1] if where else ""),
         "where": where,
         "request": f"{request.method} {request.scope['path']}" + (f" ({file})" if file else ""),
         "requestId": current_id.get(),
@@ -74,9 +96,17 @@ def source(file: str, line: int) -> str:
     return linecache.getline(file, line).strip()
 
 
-def fix_of(exc: BaseException) -> str | None:
-    """What to write, where the exception is a slip that everybody makes once."""
+def fix_of(exc: BaseException, scope: Mapping[str, Any], line: str) -> str | None:
+    """What to write, where the exception is a slip that everybody makes once. ``line`` is the last of the project's."""
     text = str(exc)
+    if isinstance(exc, KeyError) and re.search(rf"""state\[["']{re.escape(str(exc.args[0]))}["']\]""", line):
+        return (
+            f"request.state has {', '.join(sorted(scope['state']))}. "
+            "More comes from what register yields in instrumentation.py (docs/porting.md)."
+        )
+    for pattern, fix in FIXES.items():
+        if match := re.search(pattern, text):
+            return fix.format(*match.groups())
     if re.search(r"\bcoroutine\b", text):
         return (
             "A coroutine was not awaited. Write await before the call that made it: body = await request.json(). "

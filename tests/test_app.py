@@ -96,7 +96,7 @@ def test_uvicorn_serves_the_app_by_its_name_with_settings_from_env_local(project
 def test_a_bad_setting_stops_the_start_without_a_traceback(project: Project, command: tuple[str, ...]):
     done = run(project, *command, LOG_LEVEL="loud")
     assert done.returncode != 0
-    assert "LOG_LEVEL: 'loud' cannot be used: one of debug, info, warning, error is wanted" in done.stderr
+    assert "LOG_LEVEL: 'loud' cannot be used: one of debug, info, warning, error is required" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -123,8 +123,8 @@ def test_check_lists_everything_that_would_stop_the_start_at_once(project: Proje
     assert (done.returncode, done.stdout) == (1, "")
     for words in (
         "7 problems:",
-        "PORT: 'http' cannot be used: a whole number from 1 to 65535 is wanted. Mend it in .env.",
-        "LOG_LEVEL: 'loud' cannot be used: one of debug, info, warning, error is wanted. Mend it in .env.local.",
+        "PORT: 'http' cannot be used: a whole number from 1 to 65535 is required. Fix it in .env.",
+        "LOG_LEVEL: 'loud' cannot be used: one of debug, info, warning, error is required. Fix it in .env.local.",
         "Detected default export in 'routes/a/route.py'",
         "routes/b/[[x]]: '[[x]]': Optional route parameters are not yet supported.",
         'routes/c/route.py", line 1',

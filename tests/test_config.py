@@ -85,7 +85,7 @@ def test_a_bad_secret_is_named_but_not_shown(tmp_path: Path, value: str):
 
 def test_a_bad_value_in_a_file_names_the_file(tmp_path: Path):
     (tmp_path / ".env.local").write_text("PORT=x\n")
-    with pytest.raises(ConfigError, match=r"Mend it in \.env\.local"):
+    with pytest.raises(ConfigError, match=r"Fix it in \.env\.local"):
         load_config({}, tmp_path)
 
 
@@ -137,5 +137,5 @@ def test_a_channel_that_could_not_answer_stops_the_start(tmp_path: Path, name: s
     "value", ["whsec_", "whsec_c2hvcnQ=", "no base64!", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw,x"]
 )
 def test_a_standard_webhooks_secret_is_whsec_and_base64(tmp_path: Path, value: str):
-    with pytest.raises(ConfigError, match=r"whsec_ and base64 of 16 bytes or more is wanted"):
+    with pytest.raises(ConfigError, match=r"whsec_ and base64 of 16 bytes or more is required"):
         load_config({"STANDARD_WEBHOOKS_SECRET": value}, tmp_path)

@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import app as front
+from cli.explain import fix_of
 from config import Config
 from tests.servers import write_tree
 
@@ -58,6 +59,42 @@ CASES: dict[str, tuple[str, list[str], str]] = {
         ["KeyError: 'seven'"],
         "routes/x/route.py line 5, in POST",
     ),
+    "a name that the state does not have": (
+        "async def POST(request):\n    return JSONResponse(request.state['database'])",
+        ["KeyError: 'database'", "request.state has answers, channels, config, db, http,", "instrumentation.py"],
+        "routes/x/route.py line 4, in POST",
+    ),
+    "a table that is not there": (
+        "async def POST(request):\n    return JSONResponse(await request.state['db'].read('SELECT * FROM customer'))",
+        ["no such table: customer", "migrations/", "python -m app migrate"],
+        "routes/x/route.py line 4, in POST",
+    ),
+    "a question mark for a value": (
+        "async def POST(request):\n    return JSONResponse(await request.state['db'].read('SELECT ?', 1))",
+        ["$1"],
+        "routes/x/route.py line 4, in POST",
+    ),
+    "values in a tuple": (
+        "async def POST(request):\n    return JSONResponse(await request.state['db'].read('SELECT $1', (1,)))",
+        ["'tuple'", "await db.read(sql, first, second)"],
+        "routes/x/route.py line 4, in POST",
+    ),
+    "a value too few": (
+        "async def POST(request):\n    return JSONResponse(await request.state['db'].read('SELECT $1, $2', 1))",
+        ["$1, $2"],
+        "routes/x/route.py line 4, in POST",
+    ),
+    "a row like an object": (
+        "async def POST(request):\n    [row] = await request.state['db'].read('SELECT 1 AS n')\n"
+        "    return JSONResponse(row.n)",
+        ["'dict' object has no attribute 'n'", "['n']"],
+        "routes/x/route.py line 5, in POST",
+    ),
+    "a set": (
+        "async def POST(request):\n    return JSONResponse({'tags': {'a'}})",
+        ["not JSON serializable: set", "list(...)"],
+        "routes/x/route.py line 4, in POST",
+    ),
     "in a group": (
         "import anyio\nasync def fail(): raise LookupError('no shelf')\nasync def POST(request):\n"
         "    async with anyio.create_task_group() as tasks:\n        tasks.start_soon(fail)",
@@ -101,6 +138,23 @@ def test_make_dev_says_what_was_raised_and_where(
     if "take" in text:
         assert told["where"][1] == "a_shelf_of_the_tests.py line 2, in take: raise LookupError(f'no shelf {n}')"
     assert answer(tmp_path, text, "production").json() == {"error": "Internal server error"}
+
+
+@pytest.mark.parametrize(
+    ("exc", "words"),
+    [
+        (AssertionError("The `python-multipart` library must be installed to use form parsing."), "run make dev"),
+        (RuntimeError('relation "customer" does not exist'), "python -m app migrate"),  # PostgreSQL's words
+        (RuntimeError("the server expects 2 arguments for this query, 1 was passed"), "$1, $2"),
+        (KeyError("name"), None),
+        (AttributeError("'dict' object has no attribute 'n'"), "['n']"),
+        (AttributeError("'State' object has no attribute 'n'"), None),
+        (LookupError("no shelf"), None),
+    ],
+)
+def test_the_fix_of_what_a_library_says(exc: Exception, words: str | None):
+    fix = fix_of(exc, {"state": {"db": None}}, "")
+    assert fix is None if words is None else words in (fix or "")
 
 
 def test_a_stream_that_fails_later_says_it_in_its_last_event(tmp_path: Path):

@@ -173,6 +173,40 @@ def test_a_module_of_ones_own_that_is_misnamed_is_told_the_right_one(project: Pr
     assert "pyproject.toml" not in done.stderr  # a stranger's package of that name must not be installed
 
 
+def test_what_is_read_under_another_name_only_is_told(project: Project):
+    files = {
+        "migration/001_customers.sql": "SELECT 1;",
+        "chanels/shop.py": "",
+        "job/digest.py": "",
+        "instrumentations.py": "",
+        "app/api/users/route.py": "",
+        "src/app/api/users/[id]/route.py": "",
+        "jobz/__init__.py": "",  # a package of one's own
+        "lib/route.py": "",
+    }
+    write_tree(project, files)
+    done = run(project, PYTHON, "-m", "app", "check")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "is not read" in line] == [
+        "app/api/users/route.py is not read. Did you mean routes/api/users/route.py?",
+        "chanels/ is not read. Did you mean channels/?",
+        "instrumentations.py is not read. Did you mean instrumentation.py?",
+        "job/ is not read. Did you mean jobs/?",
+        "migration/ is not read. Did you mean migrations/?",
+        "src/app/api/users/[id]/route.py is not read. Did you mean routes/api/users/[id]/route.py?",
+    ]
+
+
+def test_the_folder_of_the_routes_may_have_another_name(project: Project):
+    handler = "from starlette.responses import Response\n\n\nasync def GET(request): return Response()\n"
+    for name in ("route", "app"):
+        write_tree(project, {f"{name}/x/route.py": handler, ".env": f"ROUTES_DIR={name}\n"})
+        done = run(project, PYTHON, "-m", "app", "check")
+        assert done.returncode == 0, done.stderr
+        assert f"{name}/" not in done.stderr
+        shutil.rmtree(project / name)
+
+
 @pytest.mark.parametrize(
     ("file", "text"),
     [
