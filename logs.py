@@ -60,9 +60,13 @@ class TextLines(logging.Formatter):
         return "\n".join([visible(first), *(f"    {visible(line)}" for line in more)])
 
 
+# What moves a terminal's cursor, ends a line for some readers, or turns the text around that follows it.
+_MOVES = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+
 def visible(line: str) -> str:
-    """A line whose control characters, and what some readers take for the end of a line, are escaped."""
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]", lambda found: ascii(found[0])[1:-1], line)
+    """A line whose control characters are escaped."""
+    return _MOVES.sub(lambda found: ascii(found[0])[1:-1], line)
 
 
 class JsonLines(logging.Formatter):
@@ -82,6 +86,7 @@ class JsonLines(logging.Formatter):
         if record.stack_info:
             line["stack"] = record.stack_info
         try:
-            return orjson.dumps(line, str, orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS).decode()
+            text = orjson.dumps(line, str, orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS).decode()
         except TypeError:  # half a surrogate, or an integer of more than 64 bits
-            return json.dumps(line, default=str)
+            text = json.dumps(line, default=str)
+        return _MOVES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)  # in JSON they stand within strings alone

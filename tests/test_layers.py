@@ -411,6 +411,20 @@ def test_no_text_of_a_client_passes_for_a_line_of_the_log():
     assert text.split("\n")[0].endswith("no x id=r-1")
 
 
+@pytest.mark.parametrize("character", ["\r", "\x1b", "\x7f", "\x85", "\x9b", "\u2028", "\u2029", "\u202e", "\u2066"])
+@pytest.mark.parametrize("half", ["", "\ud800"], ids=["text", "half"])  # half a surrogate pair takes another way
+def test_a_line_of_the_log_moves_no_reader_of_it(character: str, half: str):
+    """What ends a line for some readers, moves a terminal's cursor or turns its text around is escaped."""
+    from logs import JsonLines, TextLines
+
+    said = f"a{character}b{half}"
+    made = record("no %s", said, id="r-1", fields={"conversation": said})
+    assert character not in TextLines().format(made)
+    line = JsonLines().format(made)
+    assert character not in line
+    assert (json.loads(line)["message"], json.loads(line)["conversation"]) == (f"no {said}", said)
+
+
 def test_json_lines_are_one_object_each():
     from logs import JsonLines
 
