@@ -273,6 +273,8 @@ def what_is_wrong(name: str, value: object, models: Mapping[str, object]) -> str
         return f"is not known; use one of {', '.join(models)}"
     if name == "conversationId" and not re.fullmatch(r"[!-~]{1,200}", value):
         return "must be 1 to 200 visible ASCII characters without blanks: it is sent back in a header"
+    if name == "conversationId" and value in (".", ".."):
+        return "must be another id: no path leads to this one, so it could not be read or deleted"
     if name in ("channel", "channelId", "messageId") and len(value) > LONGEST:
         return f"must be 1 to {LONGEST} characters"
     try:

@@ -112,6 +112,8 @@ async def test_both_tokens_are_good_while_one_replaces_the_other(serve: Serve, m
         ({"message": "Hi", "conversationId": 7}, "conversationId", "must be a non-empty string"),
         ({"message": "Hi", "conversationId": "a\r\nX-Evil: 1"}, "conversationId", "visible ASCII"),
         ({"message": "Hi", "conversationId": "é"}, "conversationId", "visible ASCII"),
+        ({"message": "Hi", "conversationId": "."}, "conversationId", "no path leads"),
+        ({"message": "Hi", "conversationId": ".."}, "conversationId", "no path leads"),
         ({"message": "Hi", "channel": {}}, "channel", "must be a non-empty string"),
         ({"message": "Hi", "channelId": 1}, "channelId", "must be a non-empty string"),
         ({"message": "Hi", "reasoning": 1}, "reasoning", "must be true or false"),
