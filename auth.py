@@ -132,7 +132,7 @@ def place(who: Who, channel: str = "web", owner: str | None = None, *, several: 
     With ``several`` the request is about everybody's, which a visitor may not see.
     """
     if (channel == "web") is (who.kind == "operator"):
-        raise HTTPException(403, f"A {who.kind} has no access to this channel")
+        raise HTTPException(403, "This credential has no access to this channel")
     if who.kind in ("service", "operator"):
         return channel, owner
     if several or owner not in (None, who.owner):
