@@ -263,6 +263,15 @@ def test_what_no_database_takes_is_never_500(url: str, who: dict[str, str]):
             assert call(url, method, path, who).status_code in (400, 403, 404), path
 
 
+@pytest.mark.parametrize("who", [HEADERS, ALICE], ids=["service", "visitor"])
+def test_a_message_id_that_no_database_takes_is_never_500(url: str, who: dict[str, str]):
+    assert ask(url, who, conversationId="c").status_code == 200
+    assert call(url, "DELETE", "/api/chat/c/stream?messageId=a%00b", who).status_code == 400
+    again: dict[str, Any] = {"id": "c", "trigger": "regenerate-message", "messageId": "a\0b", "messages": []}
+    answer = httpx.post(f"{url}/api/chat/ui", json=again, headers=who, trust_env=False)
+    assert answer.status_code == 200  # an id that is not known means the last answer
+
+
 BAD = ("%00", "", "x" * 5000, "a%00b")
 
 

@@ -52,7 +52,7 @@ async def POST(request: Request[State]) -> Response:
 
 async def known(state: State, question: Question, id: object, has_text: bool) -> Question:
     """Return the question whose answer is asked for again: an id that is not known means the last one."""
-    answer_of = [id, id.removesuffix("-answer")] if isinstance(id, str) else []
+    answer_of = [id, id.removesuffix("-answer")] if isinstance(id, str) and "\0" not in id else []
     ids = [question.message_id] if question.message_id else answer_of
     found = await state["store"].asked(question.place, *ids, text=question.content if has_text else "")
     if found is None and not has_text:

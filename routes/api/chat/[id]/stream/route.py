@@ -11,6 +11,7 @@ from answers import Answer
 from answers.wire import Frames
 from auth import operator, requires, service, visitor
 from chat import read_after, read_flag, read_key, told_by
+from errors import BadRequest
 from jsonresponse import JSONResponse
 from state import State
 
@@ -34,6 +35,8 @@ async def GET(request: Request[State]) -> Response:
 async def DELETE(request: Request[State]) -> Response:
     """Stop the answer to ``?messageId=…``, by the question's id or its own; without it the one that is written."""
     state, place, id = request.state, await read_key(request), request.query_params.get("messageId", "")
+    if "\0" in id:
+        raise BadRequest(("messageId", "has a NUL character"))  # which PostgreSQL does not take
     turn = await state["store"].last(place, id, running=True)
     if turn is None and id:
         turn = await state["store"].last(place, id.removesuffix("-answer"), running=True)
