@@ -16,6 +16,7 @@ import anyio
 from starlette.requests import Request
 
 from answers import Answer, Write
+from answers.live import clean
 from answers.wire import Wire
 from auth import Who, place, who_asks
 from db import Row
@@ -51,7 +52,7 @@ async def reply(state: State, job: Job, *, channel_id: str, text: str) -> str:
     channel = job["name"].removeprefix("webhook:")
     question = Question(
         conversation=f"{channel}:{channel_id}",
-        content=text,
+        content=clean(text),  # nobody could be told that a character is refused
         channel=channel,
         owner=channel_id,
         message_id=job["id"],

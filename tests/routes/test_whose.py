@@ -165,8 +165,8 @@ def test_all_is_true_or_absent(url: str, query: dict[str, str]):
 # The other channels.
 
 
-def deliver(url: str, update: int) -> None:
-    body = {"update_id": update, "message": {"chat": {"id": 4242}, "text": f"update {update}"}}
+def deliver(url: str, update: int, text: str | None = None) -> None:
+    body = {"update_id": update, "message": {"chat": {"id": 4242}, "text": text or f"update {update}"}}
     answer = call(url, "POST", "/api/webhooks/telegram", {"X-Telegram-Bot-Api-Secret-Token": SECRET}, body)
     assert answer.status_code == 200
 
@@ -208,6 +208,12 @@ def test_the_operator_has_the_other_channels_and_not_the_web(url: str, model: Mo
     assert ask(url, bearer).status_code == ask_ui(url, bearer, "c", "m").status_code == 401
     assert call(url, "DELETE", f"{PATH}/telegram:4242", OPERATOR, **where).status_code == 200
     assert call(url, "DELETE", f"{PATH}/telegram:4242", OPERATOR, **where).status_code == 404
+
+
+def test_a_person_of_a_channel_is_answered_whatever_characters_they_send(url: str, model: ModelServer):
+    deliver(url, 1, "before \0 after")
+    wait_until(lambda: model.asked)
+    assert said(url, OPERATOR, "telegram:4242", channel="telegram") == ["before \ufffd after"]
 
 
 # An answer that is being written.
