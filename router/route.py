@@ -67,7 +67,9 @@ class Route(routing.BaseRoute):
         for rank, text in self.segments:
             value: Any = text if rank == 0 else scope["path_params"].get(text, ())
             parts.extend([value] if rank < 2 else value)
-        return [parts]
+        if self._rest is None or not any("/" in part for part in parts):
+            return [parts]
+        return [parts, [part for part in "/".join(parts).split("/") if part]]  # as a handler reads it that joins them
 
     def params(self, parts: Sequence[str]) -> dict[str, Any]:
         """The parameters of a path that this route matches: `str`, or `list[str]` for a catch-all."""
