@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, TypeVar, cast
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from starlette.middleware import Middleware
 
@@ -215,6 +215,9 @@ def parse_folder(name: str) -> Segment:
     if depth or name == "[]":
         inner = re.sub(r"[\[\]….]", "", name) or "name"
         raise ValueError(f"'{name}' is not a parameter. Write [{inner}], [...{inner}] or [[...{inner}]].")
+    if match := re.fullmatch(r"\{(\w+)\}|<(\w+)>|:(\w+)", name):  # as FastAPI, Flask and Express write a parameter
+        inner = match[1] or match[2] or match[3]
+        raise ValueError(f"'{name}' is that very text here. Write [{inner}]; for the text itself, {quote(name)}.")
     try:
         text = unquote_to_bytes(name).decode()
     except UnicodeDecodeError:
