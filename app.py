@@ -44,7 +44,7 @@ from layers.prefix import Prefix
 from layers.requestlog import RequestLog
 from llm import LLM, LLMError, RateLimited, Silent
 from logs import set_up_logging
-from modules import executing
+from modules import RouteError, executing, imports_app
 from quota import OverQuota
 from router import Router
 from router.public import public_files
@@ -204,6 +204,8 @@ class Served:
     So importing this module has no effect, and `from app import app` works everywhere.
     """
 
+    is_built_from_files = True  # none of which may import it: modules.py
+
     def __getattr__(self, name: str) -> Any:
         return getattr(production(), name)
 
@@ -222,10 +224,7 @@ class Served:
 def production() -> Starlette:
     """Build the app with the settings of the environment, or say what is wrong and exit with 3."""
     if (file := executing()) is not None:
-        raise RuntimeError(
-            f"{file} imports the app, which is built from that file. A handler has it as request.app, "
-            "and what app.py does not build is imported from its own module."
-        )
+        raise RouteError(imports_app(file))
     try:
         config = start()
         for words in (*what_is_closed(config), *what_is_weak(config)):

@@ -114,7 +114,18 @@ def execute(name: str, file: Path, where: str) -> ModuleType:
         raise
     finally:
         _executing.pop()
+    values: list[object] = list(vars(module).values())
+    if any(getattr(value.__class__, "is_built_from_files", False) is True for value in values):
+        sys.modules.pop(name, None)
+        raise RouteError(imports_app(where))
     return sys.modules.get(name, module)
+
+
+def imports_app(where: str) -> str:
+    return (
+        f"{where} imports the app, which is built from that file. A handler has it as request.app, "
+        "and what app.py does not build is imported from its own module."
+    )
 
 
 def executing() -> str | None:

@@ -617,6 +617,13 @@ def test_a_file_that_ends_the_process_is_a_problem_like_any_other(tmp_path: Path
     assert "routes/d/middleware.py: " in told
 
 
+@pytest.mark.parametrize("line", ["from app import app", "from app import app as mine; print(mine.routes)"])
+def test_a_file_that_imports_the_app_is_told_of_request_app(tmp_path: Path, line: str):
+    message = refusal(tmp_path, {"x/route.py": f"{line}\n{GET}"})
+    assert message.startswith("routes/x/route.py imports the app")
+    assert "request.app" in message
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
