@@ -1,7 +1,10 @@
 """The promises of docs/jobs.md, each with tests of its name, on both engines."""
 
 import asyncio
+import contextlib
+import json
 import logging
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -92,6 +95,28 @@ async def stops_iterating(job: Job) -> None:
     raise StopIteration
 
 
+async def exits_in_a_task(job: Job) -> None:
+    async def child() -> None:
+        sys.exit(2)
+
+    await asyncio.create_task(child())
+
+
+async def exits_in_a_task_group(job: Job) -> None:
+    async def child() -> None:
+        await asyncio.sleep(0)
+        raise KeyboardInterrupt
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(child())
+
+
+async def exits_in_anyio_s_task_group(job: Job) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(asyncio.to_thread, sys.exit, 2)
+        group.start_soon(anyio.sleep, 60)
+
+
 def exits_in_a_thread(job: Job) -> None:
     sys.exit(2)
 
@@ -110,6 +135,7 @@ def panics_in_a_thread(job: Job) -> None:
 
 BREAKERS: list[Run] = [
     *(leaks_a_cancellation, cancels_itself, raises_cancelled, exits, is_interrupted, panics, closes),
+    *(exits_in_a_task, exits_in_a_task_group, exits_in_anyio_s_task_group),
     *(closes_in_a_thread, stops_iterating, exits_in_a_thread, closes_its_thread, stops_its_thread, panics_in_a_thread),
 ]
 
@@ -126,6 +152,17 @@ async def test_a_job_can_end_nothing_but_itself(database_url: str, run: Run):
         await worker.put("good", id="good")
         assert (await end_of(worker, "good"))["error"] is None
         assert worker.is_alive
+
+
+async def test_a_failure_deep_down_names_the_line_of_the_jobs_file_too(database_url: str):
+    async def run(job: Job) -> None:
+        json.loads("{")
+
+    file = JobFile(name="job", file="tests/test_worker_promises.py", run=run, attempts=1)
+    async with working(database_url, {"job": file}) as worker:
+        await worker.put("job", id="a")
+        error = (await end_of(worker, "a"))["error"]
+    assert re.fullmatch(r"JSONDecodeError at decoder\.py:\d+, from test_worker_promises\.py:\d+", error)
 
 
 async def test_plain_jobs_that_never_return_take_no_thread_from_others(database_url: str):
@@ -161,6 +198,22 @@ async def test_a_plain_job_over_its_timeout_is_told_and_has_failed_when_it_retur
         assert (await row_of(worker, "a"))["done_at"] is None
         released.set()
         assert (await end_of(worker, "a"))["error"] == "its timeout of 0.05 s was over"
+
+
+async def test_a_job_that_catches_its_timeout_and_goes_on_is_told(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("worker.runs.AGAIN", 0.01)
+
+    async def goes_on(job: Job) -> None:
+        while "it catches CancelledError" not in caplog.text:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(60)
+
+    async with working(database_url, job(goes_on, attempts=1, timeout=0.05)) as worker:
+        await worker.put("job", id="a")
+        assert (await end_of(worker, "a"))["error"] == "its timeout of 0.05 s was over"
+    assert "job a (jobs/job.py) was stopped (overtime) and still runs" in caplog.text
 
 
 async def test_a_job_that_catches_its_timeout_and_returns_has_failed_all_the_same(database_url: str):
@@ -392,6 +445,31 @@ async def test_a_step_that_was_done_is_not_done_again(database_url: str):
     assert sent == ["x", "y"]
     assert results[0] == [{"word": "x", "list": [1, None, "é"]}, {"word": "y", "list": [2, None, "é"]}, 1, None]
     assert results[1] == results[2] == results[0]
+
+
+async def test_a_step_that_is_asked_for_twice_at_once_is_done_once(database_url: str):
+    done: list[str] = []
+    rounds: list[int] = []
+
+    async def work(word: str) -> int:
+        await asyncio.sleep(0)
+        done.append(word)
+        return len(done)
+
+    async def run(job: Job) -> None:
+        same = await asyncio.gather(*(step(job, "same", work, "same") for _ in range(3)))
+        others = await asyncio.gather(*(step(job, f"other {n}", work, "other") for n in range(3)))
+        await asyncio.gather(*(step(job, f"other {n}", work, "other") for n in range(3)))
+        assert (same, others) == ([1, 1, 1], [2, 3, 4])
+        rounds.append(job["attempts"])
+        if len(rounds) == 1:
+            raise Retry(after=0)
+
+    async with working(database_url, job(run, attempts=1)) as worker:
+        await worker.put("job", id="a")
+        assert (await end_of(worker, "a"))["error"] is None
+    assert rounds == [1, 1]
+    assert done == ["same", "other", "other", "other"]
 
 
 async def test_steps_outlive_the_failure_and_are_there_for_a_replay(database_url: str):

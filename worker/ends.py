@@ -81,11 +81,9 @@ def end_of(row: Row, file: JobFile, failure: BaseException | None, stopped: Stop
     if never := found(failure, GiveUp):
         return over(f"gave up: {kept(str(never))}", f"gave up: {never}")
     if attempts < file.attempts:
-        at = now + delay(attempts)
-        return End(
-            at, None, where(failure), attempts, begun, f"failed, and will be tried again (attempt {attempts})", True
-        )
-    return over(where(failure), f"failed for good (attempt {attempts})")
+        words = f"failed, and will be tried again (attempt {attempts})"
+        return End(now + delay(attempts), None, where(failure, file.file), attempts, begun, words, True)
+    return over(where(failure, file.file), f"failed for good (attempt {attempts})")
 
 
 def crashed(row: Row, now: float) -> End:
@@ -137,13 +135,18 @@ def delay(attempts: int) -> float:
     return min(10.0 * 3 ** (min(attempts, 9) - 1), 3600.0) * _chance.uniform(0.5, 1.5)
 
 
-def where(failure: BaseException) -> str:
-    """What failed and where, without the exception's text, which may hold what must not be kept; our own texts may."""
+def where(failure: BaseException, file: str) -> str:
+    """What failed and where, in the job's own file too.
+
+    The exception's text is left out: it may hold what must not be kept. Our own texts may.
+    """
     if isinstance(failure, OwnWords):
         return kept(str(failure))
     frames = traceback.extract_tb(failure.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(failure).__name__}{place}"
+    own = [frame for frame in frames if Path(frame.filename).as_posix().endswith(f"/{file}")]
+    places = [frames[-1], *own[-1:]] if frames else []
+    told = dict.fromkeys(f"{Path(frame.filename).name}:{frame.lineno}" for frame in places)
+    return f"{type(failure).__name__}{' at ' if told else ''}{', from '.join(told)}"
 
 
 def kept(words: str) -> str:

@@ -15,6 +15,8 @@ from loader import load_files
 from modules import plain
 from router import positional
 
+LARGEST = 10**9  # of a job file's numbers; neither timers nor databases take any
+
 
 class Job(TypedDict):
     """What ``run(job)`` gets."""
@@ -57,7 +59,9 @@ def load_jobs(root: Path) -> dict[str, JobFile]:
 def job_file(name: str, shown: str, found: Mapping[str, Any]) -> JobFile:
     """Read what a job's module defines. Raises `ValueError` with the fix."""
     run, zone = found.get("run"), found.get("timezone", "UTC")
-    if not inspect.isfunction(run) or inspect.isasyncgenfunction(run) or inspect.isgeneratorfunction(run):
+    if inspect.isasyncgenfunction(run) or inspect.isgeneratorfunction(run):
+        raise ValueError("run is a generator: nothing would read what it yields. Write it without yield")
+    if not inspect.isfunction(run):
         raise ValueError("has no function 'run'. Write: async def run(job): ...")
     try:
         positional(run)
@@ -103,6 +107,8 @@ def checked_numbers(found: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"{key} = {plain(value)} cannot be used: a number above 0 is required")
+        if value > LARGEST:
+            raise ValueError(f"{key} cannot be more than {LARGEST:,}")
         if key in ("attempts", "at_once") and not isinstance(value, int):
             raise ValueError(f"{key} = {plain(value)} cannot be used: a whole number above 0 is required")
     return numbers

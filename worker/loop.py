@@ -27,7 +27,7 @@ from worker.claims import (
 from worker.ends import DROP_STEPS, End, cancelled, crashed, end_of, ends, not_beside, skipped
 from worker.files import JobFile
 from worker.operator import Operator
-from worker.runs import Run
+from worker.runs import Run, hold_tasks
 from worker.schedules import DUE, forgotten, next_occurrences, scheduled_at
 from worker.table import STATE, many
 
@@ -89,6 +89,7 @@ class Worker(Operator):
     async def serve(self) -> None:
         """Run what is due, for as long as the app lives; `stop` ends it."""
         self._serving = True
+        hold_tasks(asyncio.get_running_loop())
         unlisten = self.db.listen("jobs", self._on_change)
         keeping = asyncio.create_task(self._keep_claims(), name="worker: claims")
         try:

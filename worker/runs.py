@@ -1,16 +1,18 @@
 """A claimed row while it runs here: a task of its own, or a thread, that can end nothing but itself.
 
-Whatever a job raises, a BaseException too, is caught in its own task and handed on as a value. A thread is a daemon of
-our own: a plain function that never returns takes no thread from the routes, and does not keep the process from ending.
+Whatever a job raises, a BaseException too, is caught in its own task and handed on as a value; so are SystemExit and
+KeyboardInterrupt of the tasks that it begins, which asyncio else lets end the loop. A thread is a daemon of our own: a
+plain function that never returns takes no thread from the routes, and does not keep the process from ending.
 """
 
 import asyncio
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from db import Row
@@ -18,7 +20,7 @@ from errors import is_async
 from logs import current_id
 from metrics import job_ended
 from router import positional
-from worker.ends import Stopped
+from worker.ends import OwnWords, Stopped
 from worker.files import Job, JobFile
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ class Run:
         self.file = file
         self.failure: BaseException | None = None
         self.stopped: Stopped | None = None
+        self._is_told = False  # that it goes on after it was stopped
         self.steps: dict[str, Any] | None = None  # by name, once the first was asked for
+        self.locks: dict[str, asyncio.Lock] = {}  # by name: a step that is asked for twice at once is done once
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._begun_at = self._loop.time()
@@ -65,7 +69,7 @@ class Run:
         self._timer.cancel()
         if not self.is_thread:
             self._task.cancel()
-            self._timer = self._loop.call_later(AGAIN, self.stop, why)  # it may have caught that, and gone on
+            self._timer = self._loop.call_later(AGAIN, self._stop_again, why)
         if why == "overtime" and self.is_thread:
             logger.error(
                 "job %s (%s) is over its timeout of %s s and still runs: a thread cannot be stopped. Let run end by "
@@ -74,6 +78,18 @@ class Run:
                 self.file.file,
                 self.file.timeout,
             )
+
+    def _stop_again(self, why: Stopped) -> None:
+        """It caught its cancellation, and went on."""
+        if not self._is_told:
+            self._is_told = True
+            logger.error(
+                "job %s (%s) was stopped (%s) and still runs: it catches CancelledError. Let run raise it again",
+                self.row["id"],
+                self.file.file,
+                self.stopped,
+            )
+        self.stop(why)
 
     async def _run(self) -> None:
         current.set(self)
@@ -119,3 +135,52 @@ async def in_thread(function: Callable[..., Any], *arguments: object) -> tuple[A
 
     threading.Thread(target=work, name="job", daemon=True).start()
     return await ended
+
+
+class Exited(OwnWords):
+    """A task of a job called sys.exit(), or raised KeyboardInterrupt; who awaits the task gets this instead."""
+
+
+class Held(Coroutine[Any, Any, Any]):
+    """A coroutine that raises `Exited` where the one in it would end the loop, and is that one in all else."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+
+    def __getattr__(self, name: str) -> Any:  # cr_running, cr_frame ...: anyio and debuggers look at them
+        return getattr(self._coroutine, name)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._coroutine.__await__()
+
+    def send(self, value: Any) -> Any:
+        try:
+            return self._coroutine.send(value)
+        except (SystemExit, KeyboardInterrupt) as exc:
+            raise Exited(f"a task of it raised {exc!r}") from exc
+
+    def throw(self, *error: Any) -> Any:
+        try:
+            return self._coroutine.throw(*error)
+        except (SystemExit, KeyboardInterrupt) as exc:
+            raise Exited(f"a task of it raised {exc!r}") from exc
+
+    def close(self) -> None:
+        self._coroutine.close()
+
+
+def hold_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """See to it that no task that a job begins ends the loop; other tasks are made as before."""
+    make: Any = loop.get_task_factory() or make_task
+    if make is not make_held:
+        loop.set_task_factory(make_held if make is make_task else partial(make_held, make=make))
+
+
+def make_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> "asyncio.Future[Any]":
+    return asyncio.Task(coroutine, loop=loop, **options)
+
+
+def make_held(
+    loop: asyncio.AbstractEventLoop, coroutine: Any, *, make: Any = make_task, **options: Any
+) -> "asyncio.Future[Any]":
+    return make(loop, coroutine if current.get() is None else Held(coroutine), **options)

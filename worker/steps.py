@@ -40,17 +40,20 @@ async def step(job: Job, name: str, function: Callable[..., Any], /, *arguments:
         return await called(function, *arguments, **options)
     if not name or len(name) > LONGEST:
         raise StepError(f"a step's name has 1 to {LONGEST} characters, not {len(name)}")
-    if run.steps is None:
-        rows = await run.worker.db.read(STEPS, run.row["id"]) if run.row["begun"] > 1 else list[Row]()
-        run.steps = {row["name"]: row["result"] for row in rows}
-    if name not in run.steps:
-        result = await called(function, *arguments, **options)
-        try:
-            text = json.dumps(result, allow_nan=False)
-        except (TypeError, ValueError) as exc:
-            raise StepError(f"step {name!r}: its result is not JSON: {exc}") from exc
-        await store(run, name, text)
-        run.steps[name] = text
+    async with run.locks.setdefault(name, asyncio.Lock()):
+        rows = list[Row]()
+        if run.steps is None and run.row["begun"] > 1:
+            rows = await run.worker.db.read(STEPS, run.row["id"])
+        if run.steps is None:  # a step of another name may have read them meanwhile
+            run.steps = {row["name"]: row["result"] for row in rows}
+        if name not in run.steps:
+            result = await called(function, *arguments, **options)
+            try:
+                text = json.dumps(result, allow_nan=False)
+            except (TypeError, ValueError) as exc:
+                raise StepError(f"step {name!r}: its result is not JSON: {exc}") from exc
+            await store(run, name, text)
+            run.steps[name] = text
     return json.loads(run.steps[name])
 
 

@@ -156,9 +156,9 @@ def checked_moment(run_at: Any) -> float:
         raise TypeError(
             f"run_at is a moment in Unix seconds, not {type(run_at).__name__}: write run_at=moment.timestamp()"
         )
-    if not math.isfinite(run_at):
+    if run_at != run_at or run_at in (math.inf, -math.inf):
         raise ValueError(f"run_at={run_at} never comes: write Unix seconds, such as time.time() + 60")
-    if run_at > 1e11:  # the year 5138
+    if abs(run_at) > 1e11:  # the year 5138
         raise ValueError(f"run_at={run_at} is no moment in Unix seconds; are these milliseconds? Divide by 1000")
     return float(run_at)
 
