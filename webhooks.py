@@ -76,6 +76,17 @@ async def is_senders(channel: Channel, request: Request[Any], body: bytes) -> bo
     return (await said if inspect.isawaitable(said) else said) is True
 
 
+def handshake_with(channel: Channel, payload: Any) -> Response | None:
+    """The channel's answer to a payload that is no event; None where it is one, or nobody can tell: it is stored."""
+    if channel.handshake is None:
+        return None
+    try:
+        return channel.handshake(payload)
+    except Exception:
+        logger.exception("%s: cannot tell whether a delivery is a handshake; it is taken for events", channel.file)
+        return None
+
+
 def answer_to(channel: Channel, payload: Any) -> Response | None:
     """The channel's own answer to a delivery that is on disk; None where it has none, or cannot tell."""
     if channel.answer is None:

@@ -37,7 +37,8 @@ FOREIGN = {
     "PROMETHEUS_MULTIPROC_DIR",  # its client's
     "SENTRY_DSN",  # its own
     "GITHUB_SECRET",  # channels/github.py reads it by itself
-    "TWILIO_SECRET",  # an example's own
+    "TWILIO_AUTH_TOKEN",  # an example's own
+    "DISCORD_PUBLIC_KEY",  # the same
     "DATABSE_URL",  # misspelt on purpose
     "SHOP_NAME",  # the same
     "UPLOADS_DIR",  # the same

@@ -614,6 +614,17 @@ def test_an_answer_that_cannot_be_made_is_200_all_the_same(
     assert "channels/own.py: cannot make the answer; the sender gets 200" in caplog.text
 
 
+def test_a_signed_delivery_that_the_handshake_cannot_read_is_kept(
+    serve: Serve, project: Path, caplog: pytest.LogCaptureFixture
+):
+    text = OPEN_CHANNEL + 'def handshake(payload): return JSONResponse({"type": 1}) if payload["type"] == 1 else None\n'
+    url = serve_channel(serve, project, text)
+    assert post(url, "own", b'{"id": "a", "type": 1}', {}).json() == {"type": 1}
+    for body in (b'{"id": "a"}', b"[1]", b"null"):
+        assert new(post(url, "own", body, {})) == 1, body
+    assert "channels/own.py: cannot tell whether a delivery is a handshake; it is taken for events" in caplog.text
+
+
 def test_a_challenge_may_be_answered_with_a_response(serve: Serve, project: Path):
     text = OPEN_CHANNEL + 'def challenge(request): return JSONResponse({"hub.challenge": request.query_params["c"]})\n'
     url = serve_channel(serve, project, text)

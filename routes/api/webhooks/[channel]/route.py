@@ -12,7 +12,7 @@ from auth import Unauthorized
 from errors import BadRequest
 from jsonresponse import JSONResponse
 from state import State
-from webhooks import Channel, answer_to, events_of, is_senders
+from webhooks import Channel, answer_to, events_of, handshake_with, is_senders
 
 READ = 5.0  # seconds for the body: every sender has given up by then
 STORE = 2.5  # seconds for the database: Slack waits for 3, and what was answered 500 is delivered again
@@ -27,7 +27,7 @@ async def POST(request: Request[State]) -> Response:
         payload = channel.parse(request, body) if channel.parse else await request.json()
     except ValueError:
         raise BadRequest(("body", "cannot be read")) from None
-    if channel.handshake and (answer := channel.handshake(payload)):
+    if answer := handshake_with(channel, payload):
         return answer
     with anyio.fail_after(STORE):
         new = await put_events(request, channel, payload)
