@@ -112,8 +112,11 @@ async def exits_in_a_task_group(job: Job) -> None:
 
 
 async def exits_in_anyio_s_task_group(job: Job) -> None:
+    async def child() -> None:
+        await asyncio.to_thread(sys.exit, 2)
+
     async with anyio.create_task_group() as group:
-        group.start_soon(asyncio.to_thread, sys.exit, 2)
+        group.start_soon(child)
         group.start_soon(anyio.sleep, 60)
 
 
