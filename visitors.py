@@ -115,10 +115,11 @@ def secret_key(text: str) -> jwt.PyJWK:
 
 def read_keys(document: Any) -> dict[str, jwt.PyJWK]:
     """Read a JWK set (RFC 7517): the keys that can verify, by their ``kid``. Raises `ValueError`."""
-    try:
-        entries = [*document["keys"]]
-    except (TypeError, KeyError):
-        raise ValueError("it sent no JWK set") from None
+    match document:
+        case {"keys": [*entries]}:  # a list: what is none takes no key away
+            pass
+        case _:
+            raise ValueError("it sent no JWK set")
     keys: dict[str, jwt.PyJWK] = {}
     for entry in entries:
         try:

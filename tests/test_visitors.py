@@ -339,7 +339,9 @@ async def test_many_at_once_wait_for_one_request():
         await http.aclose()
 
 
-@pytest.mark.parametrize("document", [[], {}, {"keys": 5}, "keys", None, {"keys": None}])
+@pytest.mark.parametrize(
+    "document", [[], {}, {"keys": 5}, "keys", None, {"keys": None}, {"keys": "abc"}, {"keys": {"kid": "a"}}]
+)
 def test_what_is_no_key_set_is_refused(document: Any):
     with pytest.raises(ValueError, match="no JWK set"):
         read_keys(document)
