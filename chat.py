@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 from uuid import uuid4
 
@@ -141,7 +142,7 @@ def dialogue(rows: Sequence[Row]) -> list[dict[str, str]]:
     waiting: list[str] = []
     for row in rows:
         if row["role"] == "user":
-            waiting += [row["content"]] if row["content"] not in waiting[-1:] else []
+            waiting.append(row["content"])
         elif row["is_running"]:
             waiting = waiting[:-1]
         elif waiting and (said := without_thinking(row["content"])).strip():
@@ -151,7 +152,8 @@ def dialogue(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _message(role: str, texts: Sequence[str]) -> dict[str, str]:
-    return {"role": role, "content": "\n\n".join(texts)}
+    once = [text for text, _ in groupby(texts)]  # a question that was tried twice
+    return {"role": role, "content": "\n\n".join(once)}
 
 
 def without_thinking(text: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from chat import dialogue
 from tests.conftest import HEADERS, Serve, kept_in
 from tests.servers import Exchange, ModelServer, wait_until
 
@@ -186,3 +187,19 @@ def test_an_answer_that_is_all_thinking_is_none(start: Serve, ask: Ask, strict: 
     ask(url, "one")
     text_of(ask(url, "two"))
     assert told(model) == [("user", "one\n\ntwo")]
+
+
+def test_a_repeat_that_is_being_answered_does_not_take_its_failed_first_try_along():
+    rows: list[Any] = [
+        {"role": role, "content": content, "is_running": running}
+        for role, content, running in (
+            ("user", "Hi", False),
+            ("assistant", "", False),
+            ("user", "Hi", False),
+            ("assistant", "", True),
+            ("user", "Go on", False),
+        )
+    ]
+    assert dialogue(rows) == [{"role": "user", "content": "Hi\n\nGo on"}]
+    rows[3]["is_running"] = False  # it failed too: a question that was tried twice is told once
+    assert dialogue(rows) == [{"role": "user", "content": "Hi\n\nGo on"}]
