@@ -95,7 +95,7 @@ class App(Starlette):
             Middleware(Prefix),  # one way of writing where the app is mounted
             Middleware(RequestLog),  # an id for each request, and a line in the log
             *([Middleware(CORS, self.cors_origins)] if self.cors_origins else ()),  # what pages elsewhere may read
-            Middleware(Errors),  # what a layer below raises becomes an answer
+            *([Middleware(Errors)] if self.user_middleware else ()),  # what these raise becomes an answer
             Middleware(NoStore),  # what needs a credential is not kept by caches
             *self.user_middleware,  # app.add_middleware, then the project's middleware.py
             Middleware(BodyLimit, self.max_body_size or 2**63),

@@ -49,6 +49,13 @@ class JSONResponse(Response, Generic[T_co]):
     def render(self, content: Any) -> bytes:
         return encode(content)
 
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """As Starlette does, without building a dictionary for the two headers that nearly every answer has."""
+        if headers or self.media_type != "application/json" or self.status_code < 200 or self.status_code in (204, 304):
+            super().init_headers(headers)
+        else:
+            self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
+
 
 def encode(content: Any) -> bytes:
     """Return a value as JSON in UTF-8. Raises `TypeError`."""

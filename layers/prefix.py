@@ -18,6 +18,8 @@ class Prefix:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # no coroutine of its own
         given: str = scope.get("root_path") or ""
+        if not given:
+            return self.app(scope, receive, send)
         root = "/" + given.strip("/") if given.strip("/") else ""
         if given != root and "path" in scope:
             path: str = scope["path"]

@@ -50,8 +50,9 @@ class RequestLog:
             nonlocal status
             if not status:  # the first message is the head
                 status = message["status"]
-                headers = [header for header in message.get("headers", ()) if header[0].lower() != b"x-request-id"]
-                message["headers"] = [*headers, (b"x-request-id", id.encode())]
+                headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
+                headers.append((b"x-request-id", id.encode()))
+                message["headers"] = headers
             return send(message)
 
         try:
