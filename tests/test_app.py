@@ -149,5 +149,5 @@ def test_make_jobs_lists_the_schedules_and_replay_says_what_it_did(project: Proj
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"next     \d{4}-\d\d-\d\dT04:00:00\.000Z  tidy\n", done.stdout)
     done = run(project, PYTHON, "-m", "app", "jobs", "replay", "nothing")
-    assert (done.returncode, done.stderr) == (1, "No failed job is called nothing; see: python -m app jobs\n")
+    assert (done.returncode, done.stderr) == (1, "There is no job nothing; see: python -m app jobs\n")
     assert run(project, PYTHON, "-m", "app", "jobs", "replay").returncode == 2
