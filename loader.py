@@ -191,7 +191,7 @@ def is_transparent(folder: str) -> bool:
 
 
 def parse_folder(name: str) -> Segment:
-    """Return the segment that a folder name stands for. Raises `ValueError` with the mend."""
+    """Return the segment that a folder name stands for. Raises `ValueError` with the fix."""
     if match := re.fullmatch(r"\[\[\.\.\.([^\[\]]+)\]\]|\[\.\.\.([^\[\]]+)\]|\[([^\[\]]+)\]", name):
         rank = 3 if match[1] else 2 if match[2] else 1
         parameter = match[1] or match[2] or match[3]
@@ -236,8 +236,8 @@ def conflicts(files: Sequence[RouteFile]) -> list[Exception]:
     answering: dict[Place, RouteFile] = {}
 
     def report(problem: str, *involved: RouteFile) -> None:
-        mend = "Rename or remove one of them" if len(involved) > 1 else "Rename one of the folders"
-        problems.append(RouteError(f"{problem}: {' and '.join(file.shown for file in involved)}. {mend}."))
+        fix = "Rename or remove one of them" if len(involved) > 1 else "Rename one of the folders"
+        problems.append(RouteError(f"{problem}: {' and '.join(file.shown for file in involved)}. {fix}."))
 
     for file in files:
         place: Place = ()
@@ -272,7 +272,7 @@ def conflicts(files: Sequence[RouteFile]) -> list[Exception]:
 def load_files(root: Path, read: Callable[[str, str, Mapping[str, Any]], T]) -> dict[str, T]:
     """Load the files of a folder that has no folders in it, by name; {} where there is no such folder.
 
-    ``read(name, shown, found)`` makes what is wanted of what a module defines, and raises `ValueError` with the mend.
+    ``read(name, shown, found)`` makes something of what a module defines, and raises `ValueError` with the fix.
     A file whose name begins with ``_`` is left out. All problems are raised together, as `load_routes` does.
     """
     if not root.is_dir():

@@ -127,7 +127,7 @@ def _event(channel: Channel, request: Request[Any], event: Any) -> Event:
 def _name(channel: Channel, text: object) -> str:
     """Name an event or a lane: telegram:42. What is long or odd becomes its digest: no database refuses that."""
     if not isinstance(text, str | int) or isinstance(text, bool) or text == "":
-        raise TypeError(f"a non-empty text is wanted, not {type(text).__name__}")
+        raise TypeError(f"a non-empty text is required, not {type(text).__name__}")
     if not re.fullmatch("[!-~]+", str(text)) or len(f"{channel.name}:{text}") > LONGEST:
         text = hashlib.sha256(str(text).encode("utf-8", "surrogatepass")).hexdigest()
     return f"{channel.name}:{text}"

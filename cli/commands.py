@@ -113,8 +113,8 @@ def refuse(words: str) -> int:
 def unknown(word: str, known: Iterable[str]) -> str:
     """Say that there is no such word, and which one may have been meant."""
     if not word.startswith("-"):
-        mend = nearest(word, known) or f"see: {PROG} --help"
-        return f"There is no command {word!r}; {mend}" if known else f"{word!r} is one word too many; {mend}"
+        fix = nearest(word, known) or f"see: {PROG} --help"
+        return f"There is no command {word!r}; {fix}" if known else f"{word!r} is one word too many; {fix}"
     option = word.partition("=")[0]
     setting = option.strip("-").replace("-", "_").upper()
     if setting in (entry.name.upper() for entry in fields(Config)):
