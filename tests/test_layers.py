@@ -316,6 +316,32 @@ def test_the_projects_middleware_wraps_everything(tmp_path: Path):
     assert (response.status_code, response.headers.get_list("x-marked")) == (413, ["NAME"])
 
 
+def test_the_projects_middleware_sees_what_a_handler_raised_after_it_was_answered(
+    serve_tree: ServeTree, tmp_path: Path
+):
+    reports = """
+from starlette.middleware import Middleware
+
+class Reports:
+    def __init__(self, app): self.app = app
+
+    async def __call__(self, scope, receive, send):
+        try:
+            await self.app(scope, receive, send)
+        except Exception as exc:
+            with open(PLACE, "a") as seen:
+                seen.write(f"{scope['route'].path} {exc!r}\\n")
+            raise
+
+middleware = [Middleware(Reports)]
+"""
+    files = {"../middleware.py": reports.replace("PLACE", repr(str(tmp_path / "seen")))}
+    url = serve_tree({"boom/[id]/route.py": "async def GET():\n    raise LookupError('no shelf')\n", **files})
+    answer = httpx.get(f"{url}/boom/7", trust_env=False)
+    assert (answer.status_code, answer.json()) == (500, {"error": "Internal server error"})
+    assert (tmp_path / "seen").read_text() == "/boom/[id] LookupError('no shelf')\n"
+
+
 @pytest.mark.parametrize(
     ("file", "source", "words"),
     [
