@@ -6,9 +6,15 @@ from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
 
 from config import ConfigError, load_config
+from tests.browser import browser as browser  # a fixture
 from tests.conftest import HEADERS, SECRET
+from tests.servers import serving
 
 ORIGINS = ("https://app.example", "http://localhost:5173")
 OURS = ORIGINS[0]
@@ -238,3 +244,52 @@ def test_what_a_page_of_another_site_sends_is_403_where_a_cookie_lets_in(
     sent = {name: value.replace("HOST", host) for name, value in headers.items()}
     assert call(url, "POST", "/cookie", sent).status_code == status
     assert call(url, "GET", "/cookie", sent).status_code == 200
+
+
+FETCHES = """async ([url, secret]) => {
+  const ask = async (path, options = {}) => {
+    try {
+      const headers = { 'X-Cron-Secret': secret, 'X-Own': '1' }
+      const answer = await fetch(url + path, { ...options, headers })
+      const body = (await answer.text()).slice(0, 20)
+      return [answer.status, body, Boolean(answer.headers.get('X-Request-Id'))]
+    } catch (error) {
+      return String(error)
+    }
+  }
+  return [
+    await ask('/private/a'), await ask('/private/none'), await ask('/nowhere'), await ask('/x/'),
+    await ask('/x', { method: 'PATCH' }), await ask('/x', { method: 'DELETE' }),
+    await ask('/x', { method: 'POST', body: 'y'.repeat(2000) }), await ask('/a.txt'), await ask('/stream'),
+  ]
+}"""
+READ = [
+    [200, "a", True],
+    [404, '{"error":"Not Found"', True],
+    [404, '{"error":"Not Found"', True],
+    [200, "x", True],
+    [405, '{"error":"Method Not', True],
+    [500, '{"error":"Internal s', True],
+    [413, '{"error":"Content To', True],
+    [200, "a", True],
+    [200, 'data: {"a": 1}\n\ndata', True],
+]
+
+
+@pytest.mark.slow
+def test_a_real_browser_reads_answers_from_a_listed_origin_alone(serve_tree: ServeTree, browser: Browser):
+    def page(request: object) -> HTMLResponse:
+        return HTMLResponse("<p>a page of another origin</p>")
+
+    other = Starlette(routes=[Route("/", page)])
+    with serving(other) as listed, serving(other) as stranger, browser.new_context() as context:
+        url = serve_tree(TREE, cors_origins=(listed,), cron_secret=SECRET, max_body_bytes=1000)
+        tab = context.new_page()
+        tab.goto(listed)
+        assert tab.evaluate(FETCHES, [url, SECRET]) == READ
+        tab.goto(stranger)
+        assert set(tab.evaluate(FETCHES, [url, SECRET])) == {"TypeError: Failed to fetch"}
+        tab.set_content(f"<iframe src='{url}/'></iframe>")
+        tab.wait_for_load_state("networkidle")
+        [_, frame] = tab.frames
+        assert "page" not in (frame.locator("body").text_content() or "")  # a frame of another origin stays empty
