@@ -90,9 +90,9 @@ async def open_state(
             visitors=Visitors(config, http),
         )
         worker.state = state
+        if register is not None:  # before a job or an answer runs, and closed after the last one; outside of every task
+            await stack.enter_async_context(registered(register, state))  # group, which would wrap what it raises
         await stack.enter_async_context(answers.serving())
-        if register is not None:  # before a job runs, and closed after the last one
-            await stack.enter_async_context(registered(register, state))
         works = await stack.enter_async_context(anyio.create_task_group())
         works.start_soon(vital.run, "the worker", worker.serve)
         stack.callback(worker.stop)
