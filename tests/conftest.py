@@ -33,8 +33,8 @@ HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steady")
 
-# What takes seconds to start: a test that uses one of these is slow, and `make quick` leaves it out.
-SLOW = {"project", "clone", "postgres", "browser"}
+# What starts a server, a browser or a copy of the project: a test that uses it is slow, and `make quick` leaves it out.
+SLOW = {"serve", "serve_tree", "model", "counting", "project", "clone", "postgres", "browser"}
 
 Serve = Callable[..., str]
 Events = Callable[..., Generator[ServerSentEvent]]

@@ -1198,6 +1198,7 @@ def test_no_bytes_make_the_server_fail(hostile: str, caplog: pytest.LogCaptureFi
     assert_calm(exchange(hostile, data), caplog)
 
 
+@pytest.mark.slow
 @FUZZ
 @given(path=st.text(st.characters(codec="utf-8"), max_size=20))
 def test_any_text_arrives_as_one_parameter(hostile: str, path: str):

@@ -270,6 +270,7 @@ async def test_rows_that_refer_to_none_are_refused(db: SQLite):
 # Health.
 
 
+@pytest.mark.slow
 async def test_a_file_that_another_process_holds_cannot_be_written_and_can_afterwards(db: SQLite, tmp_path: Path):
     await db.try_write()
     with closing(sqlite3.connect(tmp_path / "data/app.db", isolation_level=None)) as other:

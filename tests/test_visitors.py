@@ -183,6 +183,7 @@ def forgeries() -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_every_forgery_is_the_same_401(serve: Serve, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
     url = serve(**SIGNED)
@@ -382,6 +383,7 @@ json_values = st.recursive(
 NAMES = st.sampled_from(["alg", "kid", "typ", "crit", "b64", "exp", "sub", "aud", "iss", "nbf", "iat", "jti"])
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     header=st.dictionaries(NAMES, json_values) | json_values | st.binary(max_size=50),

@@ -507,6 +507,7 @@ async def test_a_dead_letter_can_be_put_back(database_url: str):
         assert (await worker.overview())["failed"] == []
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_hands_its_running_job_back(tmp_path: Path):
     files = {
         "jobs/long.py": "import anyio\nasync def run(job, state):\n    await anyio.sleep(60)",
