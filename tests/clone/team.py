@@ -67,12 +67,12 @@ async def run(job: Any) -> None: ...
 TEAM = {
     **ANY_VERSION,
     "migrations/901_customers.sql": """-- a table of the team's; its name is not one of the machine's
-CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
-INSERT INTO customer (id, name) VALUES (1, 'Ada; the first');
+CREATE TABLE team_customer (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+INSERT INTO team_customer (id, name) VALUES (1, 'Ada; the first');
 """,
-    "migrations/902_purchases.sql": """CREATE TABLE purchase (
-  id INTEGER PRIMARY KEY, customer_id INTEGER NOT NULL REFERENCES customer (id), cents INTEGER NOT NULL);
-INSERT INTO purchase (id, customer_id, cents) VALUES (7, 1, 1200);
+    "migrations/902_purchases.sql": """CREATE TABLE team_purchase (
+  id INTEGER PRIMARY KEY, customer_id INTEGER NOT NULL REFERENCES team_customer (id), cents INTEGER NOT NULL);
+INSERT INTO team_purchase (id, customer_id, cents) VALUES (7, 1, 1200);
 """,
     "middleware.py": """from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
@@ -113,7 +113,7 @@ from jsonresponse import JSONResponse
 
 async def GET(request: Request[Any], params: dict[str, str]) -> JSONResponse:
     rows = await request.state["db"].read(
-        "SELECT name, cents FROM customer JOIN purchase ON customer_id = customer.id WHERE customer.id = $1",
+        "SELECT name, cents FROM team_customer t JOIN team_purchase ON customer_id = t.id WHERE t.id = $1",
         int(params["id"]),
     )
     return JSONResponse({"rows": rows, "opened": len(request.state), "greeting": os.environ.get("TEAM_GREETING")})
