@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jwt
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
@@ -132,6 +133,10 @@ def jwt_secret(value: str) -> str:
     for one in secret(value).split(","):
         if len(one.encode()) < 32:
             raise ValueError("at least 32 bytes are required, such as those of: openssl rand -hex 32")
+        try:
+            jwt.get_algorithm_by_name("HS256").prepare_key(one)
+        except jwt.InvalidKeyError:
+            raise ValueError("it is a public key or a JWK, not a shared secret: openssl rand -hex 32") from None
     return value
 
 
@@ -139,10 +144,7 @@ def jwks_url(value: str) -> str:
     if not re.fullmatch(r"https?://([^/?#\s\[\]@]+|\[[0-9a-fA-F:.]+\](:[0-9]+)?)/[^#\s]*", value):
         raise ValueError("a URL is required, such as https://id.example/.well-known/jwks.json")
     if not find_spec("cryptography"):
-        raise ValueError(
-            "its keys need a package that is not installed. "
-            """Install it: .venv/bin/python -m pip install -c constraints.txt ".[auth]\""""
-        )
+        raise ValueError('its keys need the extra auth: .venv/bin/python -m pip install -c constraints.txt ".[auth]"')
     return value
 
 

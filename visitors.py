@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import httpx
 import jwt
+from jwt.algorithms import HMACAlgorithm
 
 from config import Config
 
@@ -108,9 +109,19 @@ class Visitors:
                 self._known.clear()  # what a key that is gone had signed
 
 
+class Checked(HMACAlgorithm):
+    """HS256 with a secret that config.py has checked: PyJWT looks for each token whether it is a public key, 25 us."""
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        assert isinstance(key, bytes)
+        return key
+
+
 def secret_key(text: str) -> jwt.PyJWK:
-    """Prepare an HS256 secret once: PyJWT looks closely at what might be another kind of key, each time."""
-    return jwt.PyJWK({"kty": "oct", "k": urlsafe_b64encode(text.encode()).rstrip(b"=").decode()}, "HS256")
+    """Return an HS256 secret as a key that only HS256 can use."""
+    key = jwt.PyJWK({"kty": "oct", "k": urlsafe_b64encode(text.encode()).rstrip(b"=").decode()}, "HS256")
+    key.Algorithm = Checked(HMACAlgorithm.SHA256)
+    return key
 
 
 def read_keys(document: Any) -> dict[str, jwt.PyJWK]:

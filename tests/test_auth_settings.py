@@ -54,6 +54,8 @@ def test_what_is_unset_is_closed_and_what_is_set_says_that_it_opens():
     [
         ({"AUTH_JWT_SECRET": "s" * 31}, "AUTH_JWT_SECRET", "32 bytes"),
         ({"AUTH_JWT_SECRET": "s" * 40 + "," + "t" * 31}, "AUTH_JWT_SECRET", "32 bytes"),
+        ({"AUTH_JWT_SECRET": "ssh-ed25519 " + "A" * 60}, "AUTH_JWT_SECRET", "not a shared secret"),
+        ({"AUTH_JWT_SECRET": '{"kty": "oct                      "}'}, "AUTH_JWT_SECRET", "not a shared secret"),
         *(
             ({"AUTH_JWKS_URL": url}, "AUTH_JWKS_URL", "https://id.example/.well-known/jwks.json")
             for url in (
