@@ -79,7 +79,7 @@ async def reply(state: State, job: Job, *, channel_id: str, text: str) -> str:
 def _writer(state: State, question: Question) -> Write:
     async def write(turn: Turn, answer: Answer) -> None:
         """Ask the model, and add to the answer what it says."""
-        messages = dialogue(await state["store"].history(turn, state["config"].chat_history_chars))
+        messages = dialogue(await _history(state, turn))
         if prompt := state["config"].system_prompt:
             messages.insert(0, {"role": "system", "content": prompt})
         try:
@@ -96,6 +96,16 @@ def _writer(state: State, question: Question) -> Write:
             raise
 
     return write
+
+
+async def _history(state: State, turn: Turn) -> list[Row]:
+    """Return what the model is told. An answer of another process that nobody reads any more ends first."""
+    store, budget = state["store"], state["config"].chat_history_chars
+    rows = await store.history(turn, budget)
+    running = {row["turn"] for row in rows if row["is_running"]}
+    if running and await state["answers"].end_unread(running):
+        rows = await store.history(turn, budget)
+    return rows
 
 
 def told_by(

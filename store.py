@@ -90,11 +90,11 @@ SAVE = """
 # the newest messages that fit the budget; the question itself, however long it is
 HISTORY_OF = f"""
     WITH newest AS (
-      SELECT seq, role, state = 'running' AND NOT {DEAD.format(row="m", now="$4")} AS is_running,
+      SELECT seq, role, turn, state = 'running' AND NOT {DEAD.format(row="m", now="$4")} AS is_running,
         CASE WHEN state = 'running' AND NOT {DEAD.format(row="m", now="$4")} THEN '' ELSE content END AS content
       FROM house_message m WHERE conversation_id = $1 AND seq <= $2 ORDER BY seq DESC LIMIT {HISTORY}),
     counted AS (SELECT newest.*, SUM(length(content)) OVER (ORDER BY seq DESC) AS total FROM newest)
-    SELECT role, content, is_running FROM counted WHERE seq = $2 OR total <= $3 ORDER BY seq"""  # noqa: S608 - fixed text
+    SELECT role, content, turn, is_running FROM counted WHERE seq = $2 OR total <= $3 ORDER BY seq"""  # noqa: S608 - fixed text
 
 MESSAGES = f"""
     SELECT role, content, COALESCE(message_id, turn) AS id, turn, reason, finish, tokens_in, tokens_out, created_at,
@@ -273,8 +273,8 @@ class Store:
     async def history(self, turn: Turn, budget: int) -> list[Row]:
         """Return the newest messages up to the turn's question that fit a number of characters, oldest first.
 
-        Each is a role, a content, and whether it is being written, which leaves the content out. The question is
-        always among them.
+        Each is a role, a content, a turn, and whether it is being written, which leaves the content out. The question
+        is always among them.
         """
         return await self.db.read(HISTORY_OF, turn.conversation, turn.seq - 1, budget, self.clock())
 

@@ -15,15 +15,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Literal
 
 import anyio
 from anyio.abc import TaskGroup
 
-from answers.live import Answer, Ended, Ending, Reader, Thought
-from answers.rows import Rows
+from answers.live import Answer, Ended, Reader, Thought
+from answers.rows import LEAVE, STOP, Rows
+from answers.writing import GONE, WORDS, Writing, ended, replayed
 from db import Row
 from store import BEAT, Question, Running, Store, Turn
 
@@ -41,60 +42,13 @@ FOLLOW_EVERY = 3.0  # seconds: how often a follower in another process says that
 FOLLOWED = 10.0  # seconds for which that counts
 SAVE_PATIENCE = 20.0  # seconds that the end of an answer waits for a database that is away
 STOP_PATIENCE = 5.0  # seconds to wait for the end of an answer that was told to stop
+LEAVE_PATIENCE = 1.0  # seconds to wait for another process to say whether an answer is read
 
 Write = Callable[[Turn, Answer], Awaitable[None]]
-
-WORDS = {
-    ("left", None): "The answer was stopped, since nobody was reading it.",
-    ("stopped", "client"): "The answer was stopped.",
-    ("stopped", "server"): "The server is stopping. Ask again in a moment.",
-    ("stopped", None): "The server was stopped.",
-    ("error", None): "The answer broke off.",
-}
-GONE = "The answer is no longer there: it is written anew, or its conversation was deleted."
 
 
 class Busy(Exception):
     """As many answers are being written as the settings allow."""
-
-
-def ended(state: Ending, reason: str | None) -> Ended:
-    """Return why an answer is not whole; an error's reason is in words already."""
-    words = reason if state == "error" and reason else WORDS.get((state, reason)) or WORDS["error", None]
-    return Ended(words, state, reason)
-
-
-def replayed(turn: Turn) -> Answer:
-    """Return an answer that was written before, to be read again."""
-    answer = Answer(turn.turn, turn.answer_id)
-    answer.add([turn.content])
-    answer.finish, answer.tokens_in, answer.tokens_out = turn.finish, turn.tokens_in, turn.tokens_out
-    failure = None if turn.state == "done" else ended(turn.state, turn.reason)
-    assert turn.state != "running"
-    answer.close(turn.state, reason=turn.reason, failure=failure)
-    return answer
-
-
-class Writing:
-    """An answer that is written in this process."""
-
-    def __init__(self, turn: Turn, question: Question, answer: Answer) -> None:
-        self.turn = turn
-        self.place = question.place
-        self.answer = answer
-        self.scope = anyio.CancelScope()
-        self.over = anyio.Event()
-        self.ending: tuple[Ending, str | None] | None = None
-        self.saved = 0  # characters
-        self.saved_at = time.monotonic()
-        self.is_followed = False  # from another process
-        self.leaving: asyncio.TimerHandle | None = None
-
-    def end(self, state: Ending, reason: str | None = None) -> None:
-        """Decide how it ends, unless that is decided: the first of two ends counts."""
-        if self.ending is None:
-            self.ending = (state, reason)
-            self.scope.cancel()
 
 
 class Answers:
@@ -184,6 +138,22 @@ class Answers:
         if asked:
             await self._notify()
         return asked
+
+    async def end_unread(self, turns: Collection[str]) -> bool:
+        """Have other processes stop those of these answers that nobody reads. False where they are read, or ours.
+
+        It waits until that is known, and what was said is kept.
+        """
+        asked = await self.rows.ask_to_leave([turn for turn in turns if turn not in self.writing])
+        if not asked:
+            return False
+        await self._notify()
+        with anyio.move_on_after(LEAVE_PATIENCE):
+            while True:
+                await anyio.sleep(GAP)
+                if not await self.rows.are_asked_to_leave(asked):
+                    break
+        return True
 
     async def _stop_unread(self, question: Question, again: bool) -> None:
         """Stop an answer to which nobody came back when its conversation goes on: the model is told what it said."""
@@ -340,7 +310,7 @@ class Answers:
         mine = list(self.writing.values())
         if not mine:
             return
-        flags, now = await self.rows.flags(), self.store.clock()
+        flags, now, read = await self.rows.flags(), self.store.clock(), list[str]()
         for writing in mine:
             if writing.ending is not None:
                 continue
@@ -349,8 +319,14 @@ class Answers:
                 writing.end("error", GONE)
                 continue
             writing.is_followed = flag.followed_at > now - FOLLOWED
-            if flag.stop:
+            if flag.stop == STOP:
                 writing.end("stopped", "client")
+            elif flag.stop == LEAVE and (writing.answer.readers or writing.is_followed):
+                read.append(writing.answer.turn)
+            elif flag.stop == LEAVE:
+                writing.end("left")
+        if read:
+            await self.rows.refuse_to_leave(read)
         due = [writing for writing in mine if self._is_due(writing)]
         if due:
             texts = {writing.answer.turn: writing.answer.text for writing in due}

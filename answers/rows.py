@@ -23,13 +23,19 @@ ASK_TO_STOP = f"""
     UPDATE house_message SET stop = 1 WHERE turn = $1 AND role = 'assistant' AND state = 'running'
     AND NOT {DEAD.format(row="house_message", now="$2")} RETURNING turn"""  # noqa: S608 - fixed text
 
+ASK_TO_LEAVE = f"""
+    UPDATE house_message SET stop = 2 WHERE turn = $1 AND role = 'assistant' AND state = 'running'
+    AND COALESCE(stop, 2) = 2 AND NOT {DEAD.format(row="house_message", now="$2")} RETURNING turn"""  # noqa: S608 - fixed text
+
+STOP, LEAVE = 1, 2  # what the column stop says: stop it; stop it if nobody reads it
+
 AT_ONCE = 100  # answers in one statement
 
 
 class Flags(NamedTuple):
     """What others ask of a running answer."""
 
-    stop: bool
+    stop: int | None
     followed_at: float
 
 
@@ -51,7 +57,7 @@ class Rows:
         """Return what is asked of the answers that this process writes, by turn. One that is not there was lost."""
         sql = "SELECT turn, stop, followed_at FROM house_message WHERE writer = $1 AND state = 'running'"
         rows = await self.db.read(sql, self.writer)
-        return {row["turn"]: Flags(bool(row["stop"]), row["followed_at"] or 0.0) for row in rows}
+        return {row["turn"]: Flags(row["stop"], row["followed_at"] or 0.0) for row in rows}
 
     async def save(self, texts: Mapping[str, str]) -> None:
         """Write down what was said so far, by turn."""
@@ -84,3 +90,22 @@ class Rows:
         """Ask the process that writes an answer to stop it. False where none does."""
         [rows] = await self.db.write((ASK_TO_STOP, (turn, self.clock())))
         return bool(rows)
+
+    async def ask_to_leave(self, turns: Sequence[str]) -> list[str]:
+        """Ask the processes that write these answers to stop what nobody reads. Those of them that are asked."""
+        now = self.clock()
+        statements: list[Statement] = [(ASK_TO_LEAVE, (turn, now)) for turn in sorted(turns)]
+        found = await self.db.write(*statements) if statements else []
+        return [row["turn"] for rows in found for row in rows]
+
+    async def are_asked_to_leave(self, turns: Sequence[str]) -> bool:
+        """Return whether a process did not say yet what becomes of one of these answers."""
+        marks = ", ".join(f"${number}" for number in range(1, len(turns) + 1))
+        sql = f"SELECT turn FROM house_message WHERE turn IN ({marks}) AND stop = 2 AND state = 'running'"  # noqa: S608 - marks
+        return bool(await self.db.read(sql, *turns))
+
+    async def refuse_to_leave(self, turns: Sequence[str]) -> None:
+        """Say that these answers are read."""
+        sql = "UPDATE house_message SET stop = NULL WHERE turn = $1 AND role = 'assistant' AND stop = 2"
+        statements: list[Statement] = [(sql, (turn,)) for turn in sorted(turns)]
+        await self.db.write(*statements)

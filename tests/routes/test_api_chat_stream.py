@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
@@ -148,6 +149,37 @@ def test_a_repeat_joins_the_answer_that_is_being_written(servers: Servers, slow:
     assert len(model.exchanges) == 1
 
 
+def test_what_the_model_thinks_is_told_by_the_server_that_writes_and_by_no_other(servers: Servers, model: ModelServer):
+    goes_on = threading.Event()
+
+    async def thinks(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.event({"choices": [{"index": 0, "delta": {"reasoning_content": "Let me see."}}]})
+        await exchange.delta("Hel")
+        await asyncio.to_thread(goes_on.wait, 20)
+        await exchange.event({"choices": [{"index": 0, "delta": {"reasoning_content": "Well."}}]})
+        await exchange.delta("lo", "stop")
+        await exchange.done()
+
+    model.answer = thinks
+    first, second = servers
+    with ask(first, reasoning=True) as events, stream(second, f"{STREAM}?reasoning=true") as others:
+        goes_on.set()
+        told, followed = ([json.loads(event.data) for event in list(found)[:-1]] for found in (events, others))
+    whole = [
+        {"text": "", "reasoning": "Let me see."},
+        {"text": "Hel"},
+        {"text": "", "reasoning": "Well."},
+        {"text": "lo"},
+    ]
+    assert told == whole
+    if first == second:
+        assert followed == whole
+    else:
+        assert "".join(event["text"] for event in followed) == "Hello"
+        assert not any("reasoning" in event for event in followed)
+
+
 def test_where_nothing_is_being_written_there_is_nothing_to_follow(servers: Servers, slow: Slow):
     first, second = servers
     slow.go_on()
@@ -211,15 +243,29 @@ def test_a_follower_in_another_process_is_a_reader(serve: Serve, model: ModelSer
     assert model.aborted == 0
 
 
-def test_a_conversation_that_goes_on_does_not_wait_for_who_left(serve: Serve, model: ModelServer, slow: Slow):
-    url = serve(openai_base_url=model.url)
-    with ask(url) as events:
+def test_a_conversation_that_goes_on_does_not_wait_for_who_left(servers: Servers, model: ModelServer, slow: Slow):
+    first, second = servers
+    with ask(first) as events:
         until(events, slow.pieces[0])
     model.answer = two_words
-    with ask(url, message="Something else", messageId="n") as events:
+    with ask(second, message="Something else", messageId="n") as events:
         text_of(events)
     assert [message["content"] for message in model.asked[-1]["messages"]] == ["Hi", slow.pieces[0], "Something else"]
-    assert [state for _, _, state in kept_in(url)] == ["done", "left", "done", "done"]
+    assert [state for _, _, state in kept_in(second)] == ["done", "left", "done", "done"]
+    wait_until(lambda: model.aborted == 1)
+
+
+def test_a_conversation_that_goes_on_leaves_what_is_read_alone(servers: Servers, model: ModelServer, slow: Slow):
+    first, second = servers
+    with ask(first) as events:
+        until(events, slow.pieces[0])
+        with ask(second, message="Something else", messageId="n") as others:
+            until(others, slow.pieces[0])
+            slow.go_on()
+            assert slow.pieces[0] + text_of(others) == slow.pieces[0] + text_of(events) == TEXT
+    assert [message["content"] for message in model.asked[-1]["messages"]] == ["Something else"]
+    assert [state for _, _, state in kept_in(second)] == ["done", "done", "done", "done"]
+    assert model.aborted == 0
 
 
 # Stopping.

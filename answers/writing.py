@@ -1,0 +1,57 @@
+"""An answer that is written in this process, and how one that is over is told: why it is not whole, and again."""
+
+import asyncio
+import time
+
+import anyio
+
+from answers.live import Answer, Ended, Ending
+from store import Question, Turn
+
+WORDS = {
+    ("left", None): "The answer was stopped, since nobody was reading it.",
+    ("stopped", "client"): "The answer was stopped.",
+    ("stopped", "server"): "The server is stopping. Ask again in a moment.",
+    ("stopped", None): "The server was stopped.",
+    ("error", None): "The answer broke off.",
+}
+GONE = "The answer is no longer there: it is written anew, or its conversation was deleted."
+
+
+def ended(state: Ending, reason: str | None) -> Ended:
+    """Return why an answer is not whole; an error's reason is in words already."""
+    words = reason if state == "error" and reason else WORDS.get((state, reason)) or WORDS["error", None]
+    return Ended(words, state, reason)
+
+
+def replayed(turn: Turn) -> Answer:
+    """Return an answer that was written before, to be read again."""
+    answer = Answer(turn.turn, turn.answer_id)
+    answer.add([turn.content])
+    answer.finish, answer.tokens_in, answer.tokens_out = turn.finish, turn.tokens_in, turn.tokens_out
+    failure = None if turn.state == "done" else ended(turn.state, turn.reason)
+    assert turn.state != "running"
+    answer.close(turn.state, reason=turn.reason, failure=failure)
+    return answer
+
+
+class Writing:
+    """An answer that is written in this process."""
+
+    def __init__(self, turn: Turn, question: Question, answer: Answer) -> None:
+        self.turn = turn
+        self.place = question.place
+        self.answer = answer
+        self.scope = anyio.CancelScope()
+        self.over = anyio.Event()
+        self.ending: tuple[Ending, str | None] | None = None
+        self.saved = 0  # characters
+        self.saved_at = time.monotonic()
+        self.is_followed = False  # from another process
+        self.leaving: asyncio.TimerHandle | None = None
+
+    def end(self, state: Ending, reason: str | None = None) -> None:
+        """Decide how it ends, unless that is decided: the first of two ends counts."""
+        if self.ending is None:
+            self.ending = (state, reason)
+            self.scope.cancel()
