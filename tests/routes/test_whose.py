@@ -228,15 +228,21 @@ def test_nobody_else_follows_or_stops_an_answer(url: str, model: ModelServer):
         for headers in (BOB, HEADERS):
             for path in ("/api/chat/live/stream", "/api/chat/ui/live/stream"):
                 assert call(url, "GET", path, headers).status_code in (204, 404)
-            stopped = call(url, "DELETE", "/api/chat/live/stream", headers, messageId="m")
-            assert stopped.content == call(url, "DELETE", "/api/chat/none/stream", headers, messageId="m").content
+            for query in ({}, {"messageId": "m"}, {"messageId": "m-answer"}):
+                theirs, nobodys = (
+                    call(url, "DELETE", f"/api/chat/{id}/stream", headers, **query) for id in ("live", "none")
+                )
+                assert (theirs.status_code, theirs.content) == (404, nobodys.content)
+                assert nobodys.status_code == 404
         assert call(url, "GET", "/api/chat/live/stream", BOB, channelId="alice").status_code == 403
         assert call(url, "DELETE", "/api/chat/live/stream", BOB, messageId="m", channelId="alice").status_code == 403
         following = f"{url}/api/chat/live/stream"
         with httpx.stream("GET", following, headers=ALICE, trust_env=False, timeout=20) as followed:
             assert followed.status_code == 200  # it was not stopped
             assert "Hel" in next(line for line in followed.iter_lines() if "Hel" in line)
-        assert call(url, "DELETE", "/api/chat/live/stream", ALICE, messageId="m").status_code in (200, 204)
+        other = call(url, "DELETE", "/api/chat/live/stream", ALICE, messageId="another")
+        assert (other.status_code, other.json()["data"]) == (200, {"stopped": False})
+        assert call(url, "DELETE", "/api/chat/live/stream", ALICE, messageId="m").json()["data"] == {"stopped": True}
 
 
 # What can be a key.

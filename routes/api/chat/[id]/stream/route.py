@@ -14,6 +14,7 @@ from chat import read_after, read_flag, read_key, told_by
 from errors import BadRequest
 from jsonresponse import JSONResponse
 from state import State
+from store import NotFound
 
 
 @requires(service, visitor, operator)
@@ -33,12 +34,17 @@ async def GET(request: Request[State]) -> Response:
 
 @requires(service, visitor, operator)
 async def DELETE(request: Request[State]) -> Response:
-    """Stop the answer to ``?messageId=…``, by the question's id or its own; without it the one that is written."""
+    """Stop the answer to ``?messageId=…``, by the question's id or its own; without it the one that is written.
+
+    404 where who asks has no such conversation; ``stopped`` is false where that answer is not being written.
+    """
     state, place, id = request.state, await read_key(request), request.query_params.get("messageId", "")
     if "\0" in id:
         raise BadRequest(("messageId", "has a NUL character"))  # which PostgreSQL does not take
     turn = await state["store"].last(place, id, running=True)
     if turn is None and id:
         turn = await state["store"].last(place, id.removesuffix("-answer"), running=True)
+    if turn is None and await state["store"].last(place, running=False) is None:
+        raise NotFound(place[2])
     stopped = turn is not None and await state["answers"].stop(turn.turn)
     return JSONResponse({"success": True, "data": {"stopped": stopped}})
