@@ -151,14 +151,15 @@ class Reader:
 
     async def news(self) -> list[str]:
         """Wait for more and return its pieces, text and `Thought`; [] at the end. Raises the answer's failure."""
+        answer = self.answer
         while True:
-            if pieces := self._take():
+            if (self._place < len(answer.log) or self._rest) and (pieces := self._take()):
                 return pieces
-            if self.answer.is_over and self._place == len(self.answer.log):
-                if self.answer.failure is not None:
-                    raise self.answer.failure
+            if answer.is_over and self._place == len(answer.log):
+                if answer.failure is not None:
+                    raise answer.failure
                 return []
-            await self.answer.grown(self._place)
+            await answer.grown(self._place)
 
     def _take(self) -> list[str]:
         log, pieces, size = self.answer.log, [self._rest] if self._rest else list[str](), len(self._rest)

@@ -5,9 +5,10 @@
     .venv/bench/bin/python -m bench.chat
 
 `usual` is the relay of the tutorials: `async for chunk in client.chat.completions.create(stream=True)` inside a
-StreamingResponse. `fastapi` is the same with FastAPI's EventSourceResponse. `httpx2` and `aiohttp` are this app with
-one transport to the model and the other: the real POST /api/chat with token, storage and heartbeat, which the other
-two do not have. All run on uvicorn, uvloop and httptools, each in a process of its own on one core. The model server
+StreamingResponse. `fastapi` is the same with FastAPI's EventSourceResponse. `floor` is what no relay in Python can go
+below: aiohttp's bytes, parsed and sent on by a bare ASGI callable. `httpx2` and `aiohttp` are this app with one
+transport to the model and the other: the real POST /api/chat with token, storage and heartbeat, which the others do
+not have. All run on uvicorn, uvloop and httptools, each in a process of its own on one core. The model server
 and the client, which checks every piece of every answer, are one process on the other core, which never sleeps while
 it measures: see `Ends`. The relays take turns within each round, and the median of the rounds counts; shares are
 medians of each round's own.
@@ -43,7 +44,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench import machine
 from bench.machine import Server, Unfit, become_server, client_core, pin, serve_app
@@ -173,6 +174,33 @@ def fastapi(model: str, database: Path) -> ASGIApp:
     return app
 
 
+def floor(model: str, database: Path) -> ASGIApp:
+    """The least that a relay can do: aiohttp's bytes, each event parsed and sent on. It notices no failure."""
+    import aiohttp
+
+    sessions: list[aiohttp.ClientSession] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise NotImplementedError  # uvicorn takes it that there is no lifespan
+        sessions[:] = sessions or [aiohttp.ClientSession()]
+        asked = {"model": MODEL, "stream": True, "messages": json.loads((await receive())["body"])["messages"]}
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async with sessions[0].post(f"{model}/chat/completions", json=asked) as response:
+            async for chunk in response.content.iter_any():
+                frames: list[str] = []
+                for event in chunk.split(b"\n\n"):
+                    if event.startswith(b"data: {") and (text := text_of(json.loads(event[6:]))):
+                        frames.append(f"data: {json.dumps({'text': text})}\n\n")
+                if frames:
+                    body = "".join(frames).encode()
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    return app
+
+
 def ours(aiohttp: bool) -> Callable[[str, Path], ASGIApp]:
     def build(model: str, database: Path) -> ASGIApp:
         from app import create_app
@@ -202,6 +230,7 @@ def our_config(model: str, database: Path) -> Any:
 RELAYS: dict[str, Callable[[str, Path], ASGIApp]] = {
     "usual": usual,
     "fastapi": fastapi,
+    "floor": floor,
     "httpx2": ours(aiohttp=False),
     "aiohttp": ours(aiohttp=True),
 }
