@@ -17,6 +17,7 @@ from typing import NamedTuple, TextIO, TypeVar, cast
 from starlette.middleware import Middleware
 
 from config import HERE, Config, ConfigError, load_config, read_env
+from db.sqlite import sqlite_path
 from loader import load_middleware, load_routes, raise_together
 from modules import RouteError, prepare
 from nearest import nearest
@@ -184,6 +185,10 @@ def load(config: Config) -> Loaded:
             return nothing
 
     beside = config.routes_dir.parent
+    if is_served(config.database_url, beside / "public"):
+        problems.append(
+            ConfigError("DATABASE_URL: what is below public/ is served to everybody. Name a file elsewhere.")
+        )
     prepare(config.routes_dir, beside / "jobs", beside / "channels")
     loaded = Loaded(
         attempt(load_middleware, beside, list[Middleware]()),
@@ -194,6 +199,11 @@ def load(config: Config) -> Loaded:
     )
     raise_together(problems)
     return loaded
+
+
+def is_served(database_url: str, public: Path) -> bool:
+    """Whether a database's file stands among those that are served, whatever its name."""
+    return database_url.startswith("sqlite:") and public.resolve() in sqlite_path(database_url).resolve().parents
 
 
 def each(exc: Exception) -> list[Exception]:

@@ -192,6 +192,21 @@ def test_check_and_the_start_refuse_a_database_that_cannot_be_used(project: Proj
         assert "Traceback" not in done.stderr
 
 
+def test_a_database_in_the_served_folder_stops_the_start_wherever_that_is_and_whatever_it_is_called(project: Project):
+    write_tree(project, {"site/routes/a/route.py": GET, "site/public/note.txt": "note"})
+    (project / "here").symlink_to("site/public")
+    for path in ("site/public/store.dat", "site/public/deep/er/app", "here/chat.txt", "site/routes/../public/.x"):
+        for command in ("check", "start"):
+            done = run(
+                project, PYTHON, "-m", "app", command, DATABASE_URL=f"sqlite:///{path}", ROUTES_DIR="site/routes"
+            )
+            assert done.returncode != 0
+            assert "DATABASE_URL: what is below public/ is served to everybody" in done.stderr
+        assert [file.name for file in (project / "site/public").rglob("*")] == ["note.txt"]
+    elsewhere = {"DATABASE_URL": "sqlite:///public/app.db", "ROUTES_DIR": "site/routes"}  # where nothing is served
+    assert run(project, PYTHON, "-m", "app", "check", **elsewhere).returncode == 0
+
+
 # migrate
 
 
