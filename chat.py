@@ -8,12 +8,14 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 import anyio
+from pydantic import AfterValidator, Field, StrictBool
 from starlette.requests import Request
 
 from answers import Answer, Write
@@ -192,62 +194,70 @@ def after_blanks(text: str, start: int) -> int:
 
 LONGEST = 200  # characters of a channel, an owner, or an id: they are keys of the tables
 
-FIELDS = ("message", "conversationId", "model", "channel", "channelId", "messageId", "reasoning")
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must be a non-empty string")
+    if "\0" in value:
+        raise ValueError("has a NUL character")  # which PostgreSQL does not take
+    return value
 
 
-def read_question(who: Who, body: Any, models: Mapping[str, object]) -> Question:
-    """Check the body of POST /api/chat, and that who asks may. Raises `BadRequest` with every field that is wrong.
+def _id(value: str) -> str:
+    if not re.fullmatch("[!-~]+", value):
+        raise ValueError("must be 1 to 200 visible ASCII characters without blanks: it is sent back in a header")
+    if value in (".", ".."):
+        raise ValueError("must be another id: no path leads to this one, so it could not be read or deleted")
+    return value
 
-    Fields that it does not know are left alone.
-    """
-    if not isinstance(body, dict):
-        raise BadRequest(("body", 'must be a JSON object such as {"message": "Hello"}'))
-    sent: dict[str, Any] = body  # pyright: ignore[reportUnknownVariableType] - JSON
-    found = {name: sent[name] for name in FIELDS if name in sent}
-    for name in ("conversationId", "channelId", "messageId"):
-        if found.get(name, "") is None:
-            del found[name]  # null says that there is none
-    wrong = [(name, problem) for name, value in found.items() if (problem := what_is_wrong(name, value, models))]
-    if "message" not in found:
-        wrong.insert(0, ("message", "is required: a non-empty string"))
-    if wrong:
-        raise BadRequest(*wrong)
-    channel, owner = place(who, found.get("channel", "web"), found.get("channelId"))
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_text)]
+Key = Annotated[Text, Field(max_length=LONGEST)]
+Flag = Literal["true", "false"]
+
+
+@dataclass
+class Asked:
+    """The body of POST /api/chat: docs/chat.md."""
+
+    message: Text
+    conversationId: Annotated[Key, AfterValidator(_id)] | None = None
+    model: Literal["smart", "fast"] = "smart"
+    channel: Key = "web"
+    channelId: Key | None = None
+    messageId: Key | None = None
+    reasoning: StrictBool = False
+
+
+@dataclass
+class Place:
+    """Whose conversations a query is about."""
+
+    channel: Key = "web"
+    channelId: Key | None = None
+
+
+def read_question(who: Who, asked: Asked) -> Question:
+    """Return the question, if who asks may ask it. Raises what `place` raises."""
+    channel, owner = place(who, asked.channel, asked.channelId)
     return Question(
-        conversation=found.get("conversationId") or new_conversation(found, owner),
-        content=found["message"],
-        model=found.get("model", "smart"),
+        conversation=asked.conversationId or new_conversation(asked, owner),
+        content=asked.message,
+        model=asked.model,
         channel=channel,
         owner=owner,
-        message_id=found.get("messageId"),
-        reasoning=found.get("reasoning", False),
+        message_id=asked.messageId,
+        reasoning=asked.reasoning,
     )
 
 
-def read_place(who: Who, query: Mapping[str, str]) -> tuple[str, str | None, bool]:
-    """Read whose conversations a query is about: a channel, an owner, and whether it says ``all=true``.
-
-    Raises `BadRequest`, and what `place` raises.
-    """
-    found = {name: query[name] for name in ("channel", "channelId") if name in query}
-    wrong = [(name, problem) for name, value in found.items() if (problem := what_is_wrong(name, value, {}))]
-    if query.get("all", "true") != "true":
-        wrong.append(("all", "must be true, or absent"))
-    if "all" in query and "channelId" in query:
-        wrong.append(("all", "cannot be used with a channelId"))
-    if wrong:
-        raise BadRequest(*wrong)
-    everybody = "all" in query
-    return *place(who, found.get("channel", "web"), found.get("channelId"), several=everybody), everybody
-
-
-async def read_key(request: Request[State]) -> tuple[str, str | None, str]:
+async def read_key(request: Request[State], query: Place) -> tuple[str, str | None, str]:
     """Return the channel, the owner and the id of the conversation in a path. An operator need not know the owner.
 
     Raises `BadRequest`, `NotFound` for what can be no id, and what `place` raises.
     """
     id, who = request.path_params["id"], who_asks(request)
-    channel, owner, _ = read_place(who, request.query_params)
+    channel, owner = place(who, query.channel, query.channelId)
     if "\0" in id:
         raise NotFound(id)  # PostgreSQL has no such character
     if who.kind == "operator" and owner is None:
@@ -258,51 +268,23 @@ async def read_key(request: Request[State]) -> tuple[str, str | None, str]:
     return channel, owner, id
 
 
-def read_after(request: Request[State]) -> int | None:
+def read_after(request: Request[State], after: str = "") -> int | None:
     """Return after how many characters a client wants to go on: ``?after=12``, or what `EventSource` sends by itself.
 
     Raises `BadRequest`.
     """
     header = request.headers.get("last-event-id", "")
-    name, value = ("Last-Event-ID", header) if header else ("after", request.query_params.get("after", ""))
+    name, value = ("Last-Event-ID", header) if header else ("after", after)
     if value and not re.fullmatch("[0-9]{1,9}", value):
         raise BadRequest((name, "must be the id of the last event that was read, a number of characters"))
     return int(value) if value else None
 
 
-def read_flag(query: Mapping[str, str], name: str) -> bool:
-    """Return whether a query says ``name=true``. Raises `BadRequest`."""
-    if query.get(name, "true") not in ("true", "false"):
-        raise BadRequest((name, "must be true or false"))
-    return query.get(name) == "true"
-
-
-def what_is_wrong(name: str, value: object, models: Mapping[str, object]) -> str | None:
-    if name == "reasoning":
-        return None if isinstance(value, bool) else "must be true or false"
-    if not isinstance(value, str) or not value.strip():
-        return "must be a non-empty string"
-    if name == "model" and value not in models:
-        return f"is not known; use one of {', '.join(models)}"
-    if name == "conversationId" and not re.fullmatch(r"[!-~]{1,200}", value):
-        return "must be 1 to 200 visible ASCII characters without blanks: it is sent back in a header"
-    if name == "conversationId" and value in (".", ".."):
-        return "must be another id: no path leads to this one, so it could not be read or deleted"
-    if name in ("channel", "channelId", "messageId") and len(value) > LONGEST:
-        return f"must be 1 to {LONGEST} characters"
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return "has half of a surrogate pair, which is not Unicode text"
-    return "has a NUL character" if "\0" in value else None
-
-
-def new_conversation(found: Mapping[str, str], owner: str | None) -> str:
+def new_conversation(asked: Asked, owner: str | None) -> str:
     """Return a new conversation's id; for a message with an id always the same, so that a repeat finds it."""
-    if "messageId" not in found:
+    if asked.messageId is None:
         return str(uuid4())
-    parts = (found.get("channel", ""), owner or "", found["messageId"], found["message"])
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return hashlib.sha256("\0".join(("", owner or "", asked.messageId, asked.message)).encode()).hexdigest()[:32]
 
 
 def conversation_json(row: Row) -> dict[str, Any]:

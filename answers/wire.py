@@ -6,6 +6,8 @@ Both turn what a `Reader` gave into events, with their ids and how many of them 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from typing_extensions import TypedDict
+
 from answers.live import Answer, Thought
 
 # What the AI SDK calls the ends that OpenAI names; its client takes no other words, and "other" for the rest
@@ -53,8 +55,17 @@ class Wire(Protocol):
         ...
 
 
+class Frame(TypedDict, total=False):
+    """One event of /api/chat: docs/chat.md. It has a ``text``, which may be empty, or the ``error`` at its end."""
+
+    text: str
+    reasoning: str
+    finish: str
+    error: str
+
+
 class Frames:
-    """The frames of /api/chat: docs/chat.md has them."""
+    """The frames of /api/chat."""
 
     headers: Mapping[str, str] = {}
 
@@ -69,7 +80,7 @@ class Frames:
         return ()
 
     def news(self, pieces: Sequence[str]) -> News:
-        events: list[Any] = []
+        events: list[Frame] = []
         ids: list[int] = []
         thoughts, told = 0, self.told or 0
         for piece in pieces:
@@ -85,11 +96,11 @@ class Frames:
         self.told = told
         return News(events, ids, len(events) - thoughts)
 
-    def end(self) -> Sequence[Any]:
+    def end(self) -> Sequence[Frame]:
         finish = self._answer.finish
         return [{"text": "", "finish": finish}] if finish not in (None, "stop") else ()
 
-    def error(self, words: str) -> Any:
+    def error(self, words: str) -> Frame:
         return {"error": words}
 
 

@@ -20,6 +20,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from auth import operator, requires, service
 from jsonresponse import JSONResponse
 from sse import EventStream
+from typed import AnyContentType
 
 class Author(BaseModel):
     name: str = Field(min_length=1, description="As it is shown.")
@@ -96,6 +97,7 @@ def test_a_body_a_query_and_parameters_are_described_by_their_types(tmp_path: Pa
         ("async def GET(request): ...", ""),
         ("async def POST(request): ...", "413"),
         ("async def POST(request, body: NewPost): ...", "400 413 415"),
+        ("async def POST(request, body: Annotated[NewPost, AnyContentType]): ...", "400 413"),
         ("async def POST(request, body): ...", "400 413"),
         ("async def GET(request, query: Page): ...", "400"),
         ("@requires(service)\nasync def GET(request): ...", "401"),

@@ -238,6 +238,44 @@ def test_a_body_is_json_and_says_so(posts: TestClient, content: bytes, kind: str
         ]
 
 
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded", "application/json"])
+def test_a_body_may_be_read_whatever_its_content_type_says(tmp_path: Path, kind: str | None):
+    source = IMPORTS + "from typed import AnyContentType\n"
+    source += "async def POST(request, body: Annotated[list[int], AnyContentType]): return shown(body)\n"
+    client = client_of(tmp_path, {"x/route.py": source})
+    headers = {"content-type": kind} if kind else {}
+    assert client.post("/x", content="[1]", headers=headers).json() == [1]
+    assert client.post("/x", content="[x]", headers=headers).status_code == 400
+
+
+def test_a_value_that_a_handler_made_is_checked_as_a_body_is(tmp_path: Path):
+    source = (
+        IMPORTS
+        + """
+from typed.inputs import Value
+
+@dataclass
+class Photo:
+    title: Annotated[str, Field(min_length=1)]
+    width: int = 0
+
+PHOTO = Value(Photo)
+
+async def GET(request, query): return shown(PHOTO.check(dict(query)))
+"""
+    )
+    client = client_of(tmp_path, {"x/route.py": source})
+    assert client.get("/x?title=a&width=7").json() == {"title": "a", "width": 7}
+    answer = client.get("/x?width=wide")
+    assert (answer.status_code, answer.json()["details"]) == (
+        400,
+        [
+            {"field": "title", "message": "is required: a non-empty string"},
+            {"field": "width", "message": "must be a whole number"},
+        ],
+    )
+
+
 def test_a_body_with_a_default_may_be_absent(tmp_path: Path):
     source = IMPORTS + "async def POST(request, body: dict[str, int] = {'none': 0}): return shown(body)\n"
     client = client_of(tmp_path, {"x/route.py": source})

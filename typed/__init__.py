@@ -4,6 +4,6 @@ Reading a signature needs no pydantic; the first annotation to be checked import
 without types starts without it. docs/typed.md is the contract.
 """
 
-from typed.signature import EMPTY, HandlerError, Taken, Takes, takes_of
+from typed.signature import EMPTY, AnyContentType, HandlerError, Taken, Takes, takes_of
 
-__all__ = ["EMPTY", "HandlerError", "Taken", "Takes", "takes_of"]
+__all__ = ["EMPTY", "AnyContentType", "HandlerError", "Taken", "Takes", "takes_of"]

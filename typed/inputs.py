@@ -20,7 +20,7 @@ from starlette.requests import Request
 from errors import BadRequest
 from typed.problems import LONGEST, MOST, problems_of
 from typed.schemas import Schema, below, fields_of, kinds_of, open_numbers
-from typed.signature import EMPTY, HandlerError, Taken, shown_type
+from typed.signature import EMPTY, AnyContentType, HandlerError, Taken, shown_type
 
 LEAST, GREATEST = -(2**63), 2**64 - 1
 PLAIN = (b"content-type", b"application/json")  # as nearly every client sends it
@@ -86,6 +86,7 @@ class Body(Input):
         if taken.annotation is bytes:
             raise HandlerError("says body: bytes, but a typed body is JSON. Read bytes with await request.body().")
         super().__init__(taken)
+        self.any_type = AnyContentType in getattr(taken.annotation, "__metadata__", ())
         self.validate = self.adapter.validator.validate_json
         self.numbers = open_numbers(self.schema)
 
@@ -99,7 +100,7 @@ class Body(Input):
             if self.default is not EMPTY:
                 return self.default
             raise BadRequest((self.name, "is required: JSON, with Content-Type: application/json"))
-        if PLAIN not in request.scope["headers"] and not is_json(request):
+        if PLAIN not in request.scope["headers"] and not self.any_type and not is_json(request):
             raise HTTPException(
                 415, "The body must be JSON, with Content-Type: application/json", {"Accept": "application/json"}
             )
@@ -130,6 +131,20 @@ class Body(Input):
             too_deep = words.startswith("recursion limit")
             return BadRequest((self.name, "is nested too deeply" if too_deep else f"is not JSON: {words}"))
         return BadRequest(*problems_of(exc, self.name, value, self.schema))
+
+
+class Value(Input):
+    """A value that a handler has made: the fields of a form, or of a body in another shape."""
+
+    def __init__(self, annotation: Any) -> None:
+        super().__init__(Taken("body", annotation, EMPTY, False))
+
+    def check(self, value: Any) -> Any:
+        """Return the checked value; text is converted where a field is none. Raises `BadRequest`."""
+        try:
+            return self.adapter.validate_python(value)
+        except ValidationError as exc:
+            raise BadRequest(*problems_of(exc, self.name, value, self.schema)) from None
 
 
 def is_json(request: Request) -> bool:

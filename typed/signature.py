@@ -16,6 +16,10 @@ NAMES = ("params", "query", "body")
 WITHOUT_BODY = ("GET", "HEAD", "DELETE")  # a body has no meaning in these: RFC 9110 9.3.1, 9.3.2, 9.3.5
 
 
+class AnyContentType:
+    """In `body: Annotated[Post, AnyContentType]`: the body is read as JSON whatever it says that it is."""
+
+
 class HandlerError(ValueError):
     """A handler that cannot be called; the message names the parameter and the fix."""
 

@@ -2,11 +2,13 @@
 
 import json
 import re
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import httpx
 import pytest
 
+from chat import Asked
+from config import Config
 from tests.conftest import TOKEN, Serve
 from tests.servers import Exchange, ModelServer, wait_until
 
@@ -99,23 +101,23 @@ async def test_both_tokens_are_good_while_one_replaces_the_other(serve: Serve, m
 @pytest.mark.parametrize(
     ("body", "field", "words"),
     [
-        ([], "body", "must be a JSON object"),
-        ("Hi", "body", "must be a JSON object"),
+        ([], "body", "must be an object"),
+        ("Hi", "body", "must be an object"),
         ({}, "message", "is required"),
         ({"message": None}, "message", "must be a non-empty string"),
         ({"message": ""}, "message", "must be a non-empty string"),
         ({"message": " \n"}, "message", "must be a non-empty string"),
         ({"message": 7}, "message", "must be a non-empty string"),
         ({"message": ["Hi"]}, "message", "must be a non-empty string"),
-        ({"message": "Hi", "model": "gpt-9"}, "model", "use one of smart, fast"),
-        ({"message": "Hi", "model": None}, "model", "must be a non-empty string"),
-        ({"message": "Hi", "conversationId": 7}, "conversationId", "must be a non-empty string"),
+        ({"message": "Hi", "model": "gpt-9"}, "model", 'must be one of "smart", "fast"'),
+        ({"message": "Hi", "model": None}, "model", 'must be one of "smart", "fast"'),
+        ({"message": "Hi", "conversationId": 7}, "conversationId", "must be a string of 1 to 200 characters or null"),
         ({"message": "Hi", "conversationId": "a\r\nX-Evil: 1"}, "conversationId", "visible ASCII"),
         ({"message": "Hi", "conversationId": "é"}, "conversationId", "visible ASCII"),
         ({"message": "Hi", "conversationId": "."}, "conversationId", "no path leads"),
         ({"message": "Hi", "conversationId": ".."}, "conversationId", "no path leads"),
-        ({"message": "Hi", "channel": {}}, "channel", "must be a non-empty string"),
-        ({"message": "Hi", "channelId": 1}, "channelId", "must be a non-empty string"),
+        ({"message": "Hi", "channel": {}}, "channel", "must be a string of 1 to 200 characters"),
+        ({"message": "Hi", "channelId": 1}, "channelId", "must be a string of 1 to 200 characters or null"),
         ({"message": "Hi", "reasoning": 1}, "reasoning", "must be true or false"),
         ({"message": "Hi", "reasoning": "true"}, "reasoning", "must be true or false"),
         ({"message": "Hi", "reasoning": None}, "reasoning", "must be true or false"),
@@ -153,7 +155,20 @@ async def test_half_of_a_surrogate_pair_is_400(serve: Serve, bearer: Headers):
     async with httpx.AsyncClient(trust_env=False) as client:
         response = await client.post(f"{url}/api/chat", content=b'{"message": "\\ud83d"}', headers=bearer)
     assert response.status_code == 400
-    assert "surrogate" in response.json()["details"][0]["message"]
+    assert response.json()["details"][0]["message"].startswith("is not JSON: unexpected end of hex escape")
+
+
+@pytest.mark.parametrize("kind", [None, "text/plain;charset=UTF-8", "application/x-www-form-urlencoded"])
+async def test_a_body_is_read_whatever_its_content_type_says(serve: Serve, bearer: Headers, kind: str | None):
+    headers = bearer | ({"Content-Type": kind} if kind else {})  # what fetch, sendBeacon and curl -d say by themselves
+    url = serve()
+    async with httpx.AsyncClient(trust_env=False) as client:
+        response = await client.post(f"{url}/api/chat", content=b'{"message": "Hi"}', headers=headers)
+    assert response.status_code == 200
+
+
+def test_the_models_that_a_client_may_name_are_those_of_the_settings():
+    assert get_args(get_type_hints(Asked)["model"]) == tuple(Config().models)
 
 
 async def fails_with(exchange: Exchange, status: int, **headers: str) -> None:

@@ -120,8 +120,8 @@ def test_the_model_and_the_owner_are_chosen_as_in_the_chat(serve: Serve, model: 
         (body_of(user("Hi"), id=7), "id", "must be the chat's id"),
         (body_of(user("Hi"), id="é"), "conversationId", "visible ASCII"),
         (body_of(user(" ")), "message", "must be a non-empty string"),
-        (body_of(user("Hi") | {"id": 7}), "messageId", "must be a non-empty string"),
-        (body_of(user("Hi"), model="gpt-9"), "model", "use one of smart, fast"),
+        (body_of(user("Hi") | {"id": 7}), "messageId", "must be a string of 1 to 200 characters or null"),
+        (body_of(user("Hi"), model="gpt-9"), "model", 'must be one of "smart", "fast"'),
     ],
 )
 def test_what_cannot_be_used_is_400_and_named(serve: Serve, model: ModelServer, body: Any, field: str, words: str):

@@ -126,7 +126,7 @@ def cursor(value: object) -> str:
         ({"cursor": "x"}, "cursor"),
         ({"cursor": "é"}, "cursor"),
         ({"cursor": cursor("x")}, "cursor"),
-        ({"cursor": cursor([1, "x"])}, "cursor"),
+        ({"cursor": cursor(["1", "x"])}, "cursor"),
         ({"cursor": cursor([1.0, 2])}, "cursor"),
         ({"cursor": cursor([1.0, "x", 3])}, "cursor"),
         ({"cursor": cursor([1.0, "\ud83d"])}, "cursor"),

@@ -1,23 +1,25 @@
 """POST /api/chat: stream a model's answer as server-sent events. docs/chat.md has the wire format."""
 
-from starlette.requests import Request
-from starlette.responses import Response
+from typing import Annotated
 
-from answers.wire import Frames
+from starlette.requests import Request
+
+from answers.wire import Frame, Frames
 from auth import requires, service, visitor, who_asks
-from chat import ask, read_after, read_question, told_by
+from chat import Asked, ask, read_after, read_question, told_by
+from sse import EventStream
 from state import State
+from typed import AnyContentType
 
 
 @requires(service, visitor)
-async def POST(request: Request[State]) -> Response:
-    state = request.state
-    question = read_question(who_asks(request), await request.json(), state["config"].models)
+async def POST(request: Request[State], body: Annotated[Asked, AnyContentType]) -> EventStream[Frame]:
+    question = read_question(who_asks(request), body)
     request.scope.get("log", {})["conversation"] = question.conversation
     after = read_after(request) if question.message_id else None
     return told_by(
         request,
-        lambda: ask(state, question),
+        lambda: ask(request.state, question),
         Frames(after=after, reasoning=question.reasoning),
         after=after,
         at_once=after is not None,

@@ -2,41 +2,28 @@
 
 import base64
 import json
-import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import Field, TypeAdapter
 from starlette.requests import Request
 
-from auth import operator, requires, service, visitor, who_asks
-from chat import conversation_json, read_place
+from auth import operator, place, requires, service, visitor, who_asks
+from chat import Place, conversation_json
+from db import Row
 from errors import BadRequest
 from jsonresponse import JSONResponse
 from state import State
 
-
-def read_cursor(text: str) -> tuple[float, str] | None:
-    if not text:
-        return None
-    try:
-        created_at, key = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        if isinstance(created_at, float) and isinstance(key, str) and re.fullmatch("[!-~]{1,200}", key):
-            return created_at, key
-    except (ValueError, TypeError, RecursionError):
-        pass
-    raise ValueError("must be the 'next' of the page before")
+Moment = Annotated[float, Field(allow_inf_nan=False)]
+CURSOR = TypeAdapter(tuple[Moment, Annotated[str, Field(pattern="^[!-~]{1,200}$")]])
 
 
 @dataclass
-class Page:
+class Page(Place):
     limit: Annotated[int, Field(ge=1, le=100)] = 20
-    cursor: Annotated[
-        tuple[float, str] | None, BeforeValidator(read_cursor), WithJsonSchema({"type": ["string", "null"]})
-    ] = None
-    channel: str = "web"
-    channelId: str | None = None
-    all: str | None = None
+    cursor: str = ""
+    all: Literal["true"] | None = None
 
 
 @requires(service, visitor, operator)
@@ -45,18 +32,24 @@ async def GET(request: Request[State], query: Page) -> JSONResponse[dict[str, An
 
     A service or an operator may say ``all=true`` in the place of ``channelId``, and an operator names the ``channel``.
     """
-    channel, owner, everybody = read_place(who_asks(request), request.query_params)
-    if owner is None and not everybody:
+    cursor = read_cursor(query.cursor) if query.cursor else None
+    if query.all and query.channelId:
+        raise BadRequest(("all", "cannot be used with a channelId"))
+    channel, owner = place(who_asks(request), query.channel, query.channelId, several=bool(query.all))
+    if owner is None and not query.all:
         raise BadRequest(("channelId", "is required, or all=true for everybody's"))
-    rows = await request.state["store"].conversations(channel, owner, query.limit + 1, query.cursor)
-    page = rows[: query.limit]
-    last = page[-1] if len(rows) > len(page) else None
-    data = {
-        "conversations": [conversation_json(row) for row in page],
-        "next": cursor(last["created_at"], last["key"]) if last else None,
-    }
-    return JSONResponse({"success": True, "data": data})
+    rows = await request.state["store"].conversations(channel, owner, query.limit + 1, cursor)
+    page = [conversation_json(row) for row in rows[: query.limit]]
+    more = cursor_of(rows[query.limit - 1]) if len(rows) > query.limit else None
+    return JSONResponse({"success": True, "data": {"conversations": page, "next": more}})
 
 
-def cursor(created_at: float, key: str) -> str:
-    return base64.urlsafe_b64encode(json.dumps([created_at, key]).encode()).decode().rstrip("=")
+def cursor_of(row: Row) -> str:
+    return base64.urlsafe_b64encode(json.dumps([row["created_at"], row["key"]]).encode()).decode().rstrip("=")
+
+
+def read_cursor(text: str) -> tuple[float, str]:
+    try:
+        return CURSOR.validate_json(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), strict=True)
+    except ValueError:
+        raise BadRequest(("cursor", "must be the 'next' of the page before")) from None

@@ -6,35 +6,36 @@ answer that is asked for again, or a question that was edited, takes the place o
 after it.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import Response
 
 from answers import Answer
 from answers.wire import Parts
 from auth import requires, service, visitor, who_asks
-from chat import ask, read_question, told_by
+from chat import Asked, ask, read_question, told_by
 from errors import BadRequest
+from sse import EventStream
 from state import State
 from store import Question
+from typed.inputs import Value
+
+ASKED = Value(Asked)
 
 AGAIN = "regenerate-message"
 EXAMPLE = 'must hold a user message such as {"role": "user", "parts": [{"type": "text", "text": "Hi"}]}'
 
 
 @requires(service, visitor)
-async def POST(request: Request[State]) -> Response:
+async def POST(request: Request[State], body: Any) -> EventStream[Any]:
     state = request.state
-    body = await request.json()
     fields, id = as_question(body), body.get("messageId")
     is_again = body.get("trigger") == AGAIN
     has_text = "message" in fields
     if is_again and not has_text:
         fields["message"] = "?"  # the stored one takes its place
-    question = read_question(who_asks(request), fields, state["config"].models)
+    question = read_question(who_asks(request), ASKED.check(fields))
     request.scope.get("log", {})["conversation"] = question.conversation
 
     async def find() -> Answer:
@@ -71,18 +72,15 @@ def as_question(body: Any) -> dict[str, Any]:
     try:
         sent: list[Any] = [body["message"]] if "message" in body else body.get("messages", [])
         asked = [message for message in sent if message["role"] == "user"][-1:]
-        question = read_message(asked[0]) if asked or body.get("trigger") != AGAIN else {}
+        parts: list[Any] = asked[0]["parts"] if asked or body.get("trigger") != AGAIN else []
+        text = "".join(part["text"] for part in parts if part["type"] == "text")
+        has_file = any(part["type"] == "file" for part in parts)
     except (KeyError, IndexError, TypeError, AttributeError):
         raise BadRequest(("messages", EXAMPLE)) from None
+    if has_file:
+        raise BadRequest(("messages", "holds a file, and only text can be sent to the model"))
     if not isinstance(body.get("id"), str):
         raise BadRequest(("id", "must be the chat's id"))
-    question["conversationId"] = body["id"]
-    return question | {name: body[name] for name in ("model", "channel", "channelId", "reasoning") if name in body}
-
-
-def read_message(message: Mapping[str, Any]) -> dict[str, Any]:
-    parts: list[dict[str, Any]] = message["parts"]
-    text = "".join(part["text"] for part in parts if part["type"] == "text")
-    if any(part["type"] == "file" for part in parts):
-        raise BadRequest(("messages", "holds a file, and only text can be sent to the model"))
-    return {"message": text, "messageId": message.get("id")}
+    fields = {name: body[name] for name in ("model", "channel", "channelId", "reasoning") if name in body}
+    fields["conversationId"] = body["id"]
+    return fields | {"message": text, "messageId": asked[0].get("id")} if asked else fields

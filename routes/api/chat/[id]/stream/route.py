@@ -4,23 +4,37 @@ Whose conversation it is stands in the query, as for /api/conversations/[id]. A 
 its connection is cut it comes back with Last-Event-ID, and 204 tells it that there is nothing more.
 """
 
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from answers import Answer
-from answers.wire import Frames
+from answers.wire import Frame, Frames
 from auth import operator, requires, service, visitor
-from chat import read_after, read_flag, read_key, told_by
-from errors import BadRequest
+from chat import Flag, Place, read_after, read_key, told_by
 from jsonresponse import JSONResponse
+from sse import EventStream
 from state import State
 from store import NotFound
 
 
+@dataclass
+class Following(Place):
+    after: str = ""
+    reasoning: Flag = "false"
+
+
+@dataclass
+class Stopping(Place):
+    messageId: Annotated[str, Field(pattern=r"^[^\x00]*$")] = ""  # PostgreSQL does not take a NUL
+
+
 @requires(service, visitor, operator)
-async def GET(request: Request[State]) -> Response:
-    state, place, after = request.state, await read_key(request), read_after(request)
-    reasoning = read_flag(request.query_params, "reasoning")
+async def GET(request: Request[State], query: Following) -> EventStream[Frame] | Annotated[Response, 204]:
+    state, place, after = request.state, await read_key(request, query), read_after(request, query.after)
     turn = await state["store"].last(place, running=True)
     if turn is None:
         return Response(status_code=204)
@@ -29,18 +43,16 @@ async def GET(request: Request[State]) -> Response:
     async def find() -> Answer:
         return state["answers"].of(turn)
 
-    return told_by(request, find, Frames(after=after, reasoning=reasoning), after=after, at_once=True)
+    return told_by(request, find, Frames(after=after, reasoning=query.reasoning == "true"), after=after, at_once=True)
 
 
 @requires(service, visitor, operator)
-async def DELETE(request: Request[State]) -> Response:
+async def DELETE(request: Request[State], query: Stopping) -> JSONResponse[dict[str, Any]]:
     """Stop the answer to ``?messageId=…``, by the question's id or its own; without it the one that is written.
 
     404 where who asks has no such conversation; ``stopped`` is false where that answer is not being written.
     """
-    state, place, id = request.state, await read_key(request), request.query_params.get("messageId", "")
-    if "\0" in id:
-        raise BadRequest(("messageId", "has a NUL character"))  # which PostgreSQL does not take
+    state, place, id = request.state, await read_key(request, query), query.messageId
     turn = await state["store"].last(place, id, running=True)
     if turn is None and id:
         turn = await state["store"].last(place, id.removesuffix("-answer"), running=True)
