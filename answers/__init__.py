@@ -37,6 +37,7 @@ NAME = "answers"  # of the wake-ups between processes
 LOOK_EVERY = 0.25  # seconds: what others say and ask is looked for this often, with a wake-up at once
 SAVE_FOLLOWED = 0.1  # seconds: how often what is followed from elsewhere is saved
 GAP = 0.02  # seconds between two looks, however many wake-ups come
+FRESH = 0.5  # seconds in which a new follower looks as often as that: a reader waits for what was said so far
 SAVE_EVERY = 5.0  # seconds: how much of an answer a crash can take, where nobody follows it from elsewhere
 FOLLOW_EVERY = 3.0  # seconds: how often a follower in another process says that it is there
 FOLLOWED = 10.0  # seconds for which that counts
@@ -65,7 +66,7 @@ class Answers:
         self.writing: dict[str, Writing] = {}
         self.mirrors: dict[str, Answer] = {}
         self._beginning = 0
-        self._beat_at = self._followed_at = float("-inf")
+        self._beat_at = self._followed_at = self._joined_at = float("-inf")
         self._beating = anyio.Lock()
         self._wake = anyio.Event()
         self._tasks: TaskGroup | None = None
@@ -193,7 +194,7 @@ class Answers:
     def _mirror(self, turn: str, id: str) -> Answer:
         if turn not in self.mirrors:
             self.mirrors[turn] = Answer(turn, id, self._unfollowed)
-            self._followed_at = float("-inf")
+            self._followed_at, self._joined_at = float("-inf"), time.monotonic()
         self._wake.set()
         return self.mirrors[turn]
 
@@ -294,6 +295,8 @@ class Answers:
                     logger.exception("cannot keep the answers that are being written, trying again")
                 self._is_away = True
             await anyio.sleep(GAP)
+            if self.mirrors and time.monotonic() - self._joined_at < FRESH:
+                continue
             is_followed = any(writing.is_followed for writing in self.writing.values())
             with anyio.move_on_after(SAVE_FOLLOWED if is_followed else LOOK_EVERY):
                 await self._wake.wait()
