@@ -156,8 +156,8 @@ def test_the_table_of_limits_is_the_code_s():
     told = {tuple(row) for row in re.findall(r"^\|[^|]+\|.*?(\d[\d,]*)[^|]*\| `([\w/.]+)` \|", section, re.MULTILINE)}
     config = Config()
     limits = [
-        (config.max_body_bytes, "app.py"),
-        (config.chat_max_streams, "chat.py"),
+        (config.max_body_bytes, "layers/bodylimit.py"),
+        (config.chat_max_streams, "answers/__init__.py"),
         (config.chat_history_chars, "store.py"),
         (completion.EVENT_BYTES, "model/completion.py"),
         (completion.ANSWER_CHARS, "model/completion.py"),
