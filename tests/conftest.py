@@ -34,6 +34,7 @@ settings.register_profile("steady", deadline=None, suppress_health_check=[Health
 settings.load_profile("steady")
 
 # What starts a server, a browser or a copy of the project: a test that uses it is slow, and `make quick` leaves it out.
+# So is a property test, of some hundred examples.
 SLOW = {"serve", "serve_tree", "model", "counting", "project", "clone", "postgres", "browser"}
 
 Serve = Callable[..., str]
@@ -43,7 +44,8 @@ Events = Callable[..., Generator[ServerSentEvent]]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         params = getattr(getattr(item, "callspec", None), "params", {})
-        if "postgresql" in params.values() or SLOW & set(getattr(item, "fixturenames", ())):
+        is_property = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
+        if is_property or "postgresql" in params.values() or SLOW & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 

@@ -9,6 +9,8 @@ from bench.machine import Unfit
 from bench.routing import APPS, check, questions
 from tests.servers import serving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("size", [2, 200])
 @pytest.mark.parametrize("name", ["bare", "starlette", "ours", "ours/starlette-json"])

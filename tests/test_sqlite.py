@@ -166,6 +166,7 @@ async def test_no_thread_is_left_behind_by_a_migration_that_fails(tmp_path: Path
     assert threads() == []
 
 
+@pytest.mark.slow
 async def test_those_that_open_a_new_file_at_once_migrate_it_once(tmp_path: Path):
     for attempt in range(20):  # now and then one found the file locked
         both = [SQLite(f"sqlite:///{tmp_path}/{attempt}.db") for _ in range(4)]

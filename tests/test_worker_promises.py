@@ -717,6 +717,7 @@ async def test_a_slow_kind_has_its_own_limit_and_is_no_obstacle(database_url: st
         await until(lambda: len(slow) == 80)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lane", [None, "mine"])
 async def test_rows_behind_a_full_lane_are_no_obstacle(database_url: str, lane: str | None):
     finish, first, ran = anyio.Event(), list[str](), list[str]()
