@@ -53,7 +53,7 @@ def test_dollars_and_backticks_are_read_as_next_js_reads_them(tmp_path: Path, li
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "mend"),
+    ("name", "value", "fix"),
     [
         ("PORT", "http", "a whole number from 1 to 65535"),
         ("PORT", "0", "a whole number from 1 to 65535"),
@@ -68,11 +68,11 @@ def test_dollars_and_backticks_are_read_as_next_js_reads_them(tmp_path: Path, li
         ("ROUTES_DIR", "no/such/folder", "is not a folder"),
     ],
 )
-def test_a_bad_value_names_the_variable_the_value_and_the_mend(tmp_path: Path, name: str, value: str, mend: str):
+def test_a_bad_value_names_the_variable_the_value_and_the_fix(tmp_path: Path, name: str, value: str, fix: str):
     with pytest.raises(ConfigError, match=f"^{name}: ") as error:
         load_config({name: value}, tmp_path)
     assert repr(value) in str(error.value)
-    assert mend in str(error.value)
+    assert fix in str(error.value)
     assert "the environment" in str(error.value)
 
 

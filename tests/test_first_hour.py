@@ -1,4 +1,4 @@
-"""What goes wrong in the first hour says what, where and how to mend, and shows no traceback of ours.
+"""What goes wrong in the first hour says what, where and how to fix it, and shows no traceback of ours.
 
 A port that is taken is in test_app.py; a model's name and key that the server does not know are in
 tests/routes/test_api_chat.py.

@@ -65,7 +65,7 @@ def words(*pieces: str) -> tuple[Answer, list[threading.Event]]:
 
 
 class Network:
-    """A way to a server that can be cut: open connections end, and new ones are refused, until it is mended."""
+    """A way to a server that can be cut: open connections end, and new ones are refused, until it is restored."""
 
     def __init__(self, server: str) -> None:
         self.server = httpx.URL(server)
@@ -93,7 +93,7 @@ class Network:
         for writer in self.open:
             writer.transport.abort()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self.is_cut = False
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -264,12 +264,12 @@ def test_a_lost_network_is_said_and_the_answer_goes_on_where_it_was(serve: Serve
         expect(page.locator("#draft").get_by_text(LOST)).to_be_visible()
         expect(page.get_by_role("status").first).to_have_text(LOST)
         cut.set()
-        network.mend()
+        network.restore()
         page.evaluate("dispatchEvent(new Event('online'))")  # what a browser says, so that nobody waits
         expect(page.get_by_text("one two", exact=True)).to_be_visible()
         expect(page.locator("#draft").get_by_text(LOST)).to_be_hidden()
         network.cut()
-        network.mend()
+        network.restore()
         back.set()
         expect_log(page, "Hi", "one two three")
     assert (len(model.asked), model.aborted) == (1, 0)
@@ -285,7 +285,7 @@ def test_a_lost_network_can_be_given_up(serve: Serve, model: ModelServer, page: 
         expect(page.locator("#draft").get_by_text(LOST)).to_be_visible()
         button(page, "Stop").click()
         expect_log(page, "Hi", "Hel", "Stopped.")
-        network.mend()
+        network.restore()
         button(page, "Try again").click()  # the server could not be told, and there it is still written
         expect(page.locator("#draft").get_by_text("Hel", exact=True)).to_be_visible()
         button(page, "Stop").click()

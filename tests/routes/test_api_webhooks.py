@@ -546,7 +546,7 @@ def test_the_example_of_standard_webhooks_is_signed_as_its_specification_says():
 
 
 @pytest.mark.parametrize(
-    ("text", "mend"),
+    ("text", "fix"),
     [
         ("def key(r, e): ...\nasync def run(job): ...", r"channels/x.py: has no function 'verify'. Write: def verify"),
         ("def verify(r, b): ...\nasync def run(job): ...", "has no function 'key'"),
@@ -556,10 +556,10 @@ def test_the_example_of_standard_webhooks_is_signed_as_its_specification_says():
         ("def verify(r, b): ...\ndef key(r, e): ...\nasync def run(job): ...\nattempts = 0", "attempts = 0"),
     ],
 )
-def test_a_channel_that_cannot_work_stops_the_start(tmp_path: Path, text: str, mend: str):
+def test_a_channel_that_cannot_work_stops_the_start(tmp_path: Path, text: str, fix: str):
     write_tree(tmp_path, {"channels/x.py": text})
     (tmp_path / "routes").mkdir()
-    with pytest.raises(RouteError, match=mend):
+    with pytest.raises(RouteError, match=fix):
         create_app(Config(routes_dir=tmp_path / "routes"))
 
 
