@@ -274,10 +274,9 @@ def read_after(request: Request[State], after: str = "") -> int | None:
     Raises `BadRequest`.
     """
     header = request.headers.get("last-event-id", "")
-    name, value = ("Last-Event-ID", header) if header else ("after", after)
-    if value and not re.fullmatch("[0-9]{1,9}", value):
-        raise BadRequest((name, "must be the id of the last event that was read, a number of characters"))
-    return int(value) if value else None
+    if not re.fullmatch("[0-9]{0,9}", header):
+        raise BadRequest(("Last-Event-ID", "must be the id of the last event that was read, a number of characters"))
+    return int(header or after) if header or after else None
 
 
 def new_conversation(asked: Asked, owner: str | None) -> str:

@@ -14,6 +14,7 @@ from typed import AnyContentType
 
 @requires(service, visitor)
 async def POST(request: Request[State], body: Annotated[Asked, AnyContentType]) -> EventStream[Frame]:
+    """Ask, and be told the answer as it is written."""
     question = read_question(who_asks(request), body)
     request.scope.get("log", {})["conversation"] = question.conversation
     after = read_after(request) if question.message_id else None

@@ -19,7 +19,7 @@ Text = Annotated[str, Field(pattern=r"^[^\x00]+$")]
 
 
 @dataclass
-class Asked:
+class Command:
     action: Literal["run", "cancel", "replay", "delete"] = "run"
     name: Text | None = None
     id: Text | None = None
@@ -32,7 +32,7 @@ async def GET(request: Request[State]) -> JSONResponse[dict[str, Any]]:
 
 
 @requires(operator)
-async def POST(request: Request[State], body: Asked) -> JSONResponse[dict[str, Any]]:
+async def POST(request: Request[State], body: Command) -> JSONResponse[dict[str, Any]]:
     """Run ``{"name": "daily", "payload": ...}`` now, or ``{"action": "cancel" | "replay" | "delete", "id": ...}``."""
     worker, target = request.state["worker"], "name" if body.action == "run" else "id"
     text = body.name if body.action == "run" else body.id

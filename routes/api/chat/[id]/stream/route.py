@@ -23,7 +23,7 @@ from store import NotFound
 
 @dataclass
 class Following(Place):
-    after: str = ""
+    after: Annotated[str, Field(pattern="^[0-9]{0,9}$")] = ""  # characters
     reasoning: Flag = "false"
 
 
