@@ -82,7 +82,7 @@ class EventStream(Response, Generic[Event]):
         self.init_headers(
             {
                 "Content-Type": self.media_type,  # Starlette would add a charset, which the format does not have
-                "Cache-Control": "no-cache",
+                "Cache-Control": "no-cache, no-store",  # what is said is one reader's
                 "Connection": "keep-alive",
                 "X-Accel-Buffering": "no",  # nginx passes events on as they come
                 **(headers or {}),

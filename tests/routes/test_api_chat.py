@@ -36,7 +36,7 @@ async def test_an_answer_is_streamed_as_it_is_written(serve: Serve, model: Model
     assert response.status_code == 200
     assert response.content == b'id: 3\ndata: {"text": "Hel"}\n\nid: 5\ndata: {"text": "lo"}\n\ndata: [DONE]\n\n'
     assert response.headers["content-type"] == "text/event-stream"
-    assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["cache-control"] == "no-cache, no-store"
     assert response.headers["connection"] == "keep-alive"
     assert response.headers["x-accel-buffering"] == "no"
     assert response.headers["x-conversation-id"]
