@@ -63,10 +63,31 @@ def share_env() -> None:
 
 def with_descriptors(config: Config) -> tuple[Config, list[str]]:
     """Raise the soft limit on file descriptors to the hard one, and stream no more answers than they suffice for."""
+    found = descriptors()
+    most = max(1, ((found or 0) - OTHER_DESCRIPTORS) // 2)  # the client's, and the model server's
+    if found is None or config.chat_max_streams <= most:
+        return config, []
+    return replace(config, chat_max_streams=most), [
+        f"CHAT_MAX_STREAMS is {config.chat_max_streams}, but {found} file descriptors are enough for {most} answers at "
+        f"once, and more are 503. Raise the limit (ulimit -Hn, LimitNOFILE= of systemd), or set CHAT_MAX_STREAMS={most}"
+    ]
+
+
+def most_connections(streams: int, found: int | None) -> int:
+    """How many connections a process takes: two for each answer and 1,000 more, as far as its descriptors suffice."""
+    most = 2 * streams + 1000
+    return most if found is None else max(1, min(most, found - OTHER_DESCRIPTORS - streams))
+
+
+OTHER_DESCRIPTORS = 100  # of the database, files, logs, and connections that only ask
+
+
+def descriptors() -> int | None:
+    """How many file descriptors this process may have, after its soft limit was raised; None where nothing says so."""
     try:
         import resource  # not on Windows
     except ImportError:
-        return config, []
+        return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -74,16 +95,7 @@ def with_descriptors(config: Config) -> tuple[Config, list[str]]:
             soft = hard
         except (ValueError, OSError):  # some systems say that there is no limit, and have one
             pass
-    most = max(1, (soft - OTHER_DESCRIPTORS) // 2)  # the client's, and the model server's
-    if soft == resource.RLIM_INFINITY or config.chat_max_streams <= most:
-        return config, []
-    return replace(config, chat_max_streams=most), [
-        f"CHAT_MAX_STREAMS is {config.chat_max_streams}, but {soft} file descriptors are enough for {most} answers at "
-        f"once, and more are 503. Raise the limit (ulimit -Hn, LimitNOFILE= of systemd), or set CHAT_MAX_STREAMS={most}"
-    ]
-
-
-OTHER_DESCRIPTORS = 100  # of the database, files, logs, and connections that only ask
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def what_is_closed(config: Config) -> list[str]:

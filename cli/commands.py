@@ -26,7 +26,19 @@ from config import HERE, Config, ConfigError, load_config, near_misses, read_con
 from db import Database, database
 from loader import load_routes, raise_together
 from logs import set_up_logging
-from startup import each, load, own_environ, read_settings, report, share_env, what_is_not_read, what_is_weak
+from startup import (
+    descriptors,
+    each,
+    load,
+    most_connections,
+    own_environ,
+    read_settings,
+    report,
+    share_env,
+    what_is_not_read,
+    what_is_weak,
+    with_descriptors,
+)
 from visitors import sign
 from webhooks import load_channels
 from worker import load_jobs
@@ -139,6 +151,7 @@ def start(given: argparse.Namespace) -> int:
     config = load_config(os.environ)  # not shared: each process that serves reads the .env files itself
     check_port(config, "start")
     set_up_logging(config.log_level, config.log_format)
+    config, _ = with_descriptors(config)  # who serves says what it means
     uvicorn.run(
         "app:production",
         factory=True,
@@ -147,6 +160,7 @@ def start(given: argparse.Namespace) -> int:
         port=config.port,
         workers=config.web_concurrency,
         log_config=None,
+        limit_concurrency=most_connections(config.chat_max_streams, descriptors()),
         timeout_graceful_shutdown=math.ceil(config.shutdown_grace) + 5,
     )
     return 0
