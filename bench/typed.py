@@ -4,7 +4,8 @@
 
 Every app is called in this process as a server calls it, without a socket: what is left is the app's own time. The
 apps take turns within each round, and the median of the rounds counts. Then come hostile bodies of growing size, whose
-cost a byte must not grow, and the requests a second over sockets where `wrk` is installed.
+cost a byte must not grow, and the requests a second over sockets where `wrk` is installed: there a bare callable shows
+what the server itself takes, which no framework can save.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import create_app
 from bench.machine import Unfit, become_server, client_core, pin, serve_app, serving
@@ -130,6 +131,20 @@ def ours(folder: Path) -> ASGIApp:
     return create_app(Config(routes_dir=folder / "routes"))
 
 
+async def bare(scope: Scope, receive: Receive, send: Send) -> None:
+    """What nothing is quicker than: reads the body without a look at it, and answers fixed bytes."""
+    if scope["type"] == "lifespan":
+        for kind in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{kind}.complete"})
+        return
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-length", b"7"), (b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"A title"})
+
+
 def fastapi() -> ASGIApp | None:
     """FastAPI with the same model; None where it is not installed."""
     try:
@@ -215,14 +230,14 @@ wrk.headers["Content-Type"] = "application/json"
 
 
 def by_sockets(rounds: int, seconds: int) -> dict[str, float]:
-    """Requests a second over sockets, asked by wrk, ours and FastAPI in turn within each round."""
+    """Requests a second over sockets, asked by wrk: the bare callable, ours and FastAPI in turn within each round."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         script = folder / "post.lua"
         script.write_text(WRK % json.dumps(json.dumps(SENT)))
         servers = [
-            stack.enter_context(serving("bench.typed", name, folder, rounds * 3 * seconds + 60, patience=60))
-            for name in ("typed", "fastapi")
+            stack.enter_context(serving("bench.typed", name, folder, rounds * 4 * seconds + 60, patience=60))
+            for name in ("bare", "typed", "fastapi")
         ]
         found: dict[str, list[float]] = {server.name: [] for server in servers}
         for _ in range(rounds):
@@ -246,7 +261,8 @@ def by_sockets(rounds: int, seconds: int) -> dict[str, float]:
 async def main(rounds: int, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         app = ours(Path(folder))
-        calls = {name: caller(app, f"/{name}".replace(" ", "%20"), json.dumps(SENT).encode()) for name in TREE}
+        calls = {"bare": caller(bare, "/", json.dumps(SENT).encode())}
+        calls |= {name: caller(app, f"/{name}".replace(" ", "%20"), json.dumps(SENT).encode()) for name in TREE}
         if anchor := fastapi():
             calls["fastapi"] = caller(anchor, "/fastapi", json.dumps(SENT).encode())
         found = await compare(calls, rounds, count)
@@ -262,17 +278,21 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         descriptor, served, place, longest = sys.argv[2:]
         become_server(int(longest))
-        serving_app = fastapi() if served == "fastapi" else ours(Path(place))
+        serving_app = {"bare": lambda: bare, "fastapi": fastapi, "typed": lambda: ours(Path(place))}[served]()
         assert serving_app, "FastAPI is not installed"
         serve_app(serving_app, int(descriptor))
         sys.exit()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--count", type=int, default=200, help="calls of each app in a round")
+    parser.add_argument("--socket-rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=2, help="of each app in a round over sockets")
     given = parser.parse_args()
     asyncio.run(main(given.rounds, given.count))
     if shutil.which("wrk") and find_spec("fastapi"):
         print()
-        asked = by_sockets(5, 2)
+        asked = by_sockets(given.socket_rounds, given.seconds)
         for name, rate in asked.items():
-            print(f"{name:12} {rate:9,.0f} a second over sockets   {rate / asked['fastapi']:.1f} times FastAPI's")
+            print(f"{name:12} {rate:9,.0f} a second over sockets")
+        for one, other in (("bare", "fastapi"), ("typed", "fastapi"), ("typed", "bare")):
+            print(f"{one + ' : ' + other:18} {asked[one] / asked[other]:.2f}")

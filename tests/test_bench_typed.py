@@ -5,7 +5,7 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
-from bench.typed import HOSTILE, SENT, TREE, ours
+from bench.typed import HOSTILE, SENT, TREE, bare, ours
 
 JSON = {"content-type": "application/json"}
 
@@ -18,6 +18,11 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
 @pytest.mark.parametrize("name", TREE)
 def test_every_way_takes_the_body_that_is_sent(client: TestClient, name: str):
     assert client.post(f"/{name}", json=SENT).text == "A title"
+
+
+def test_the_bare_callable_answers_as_they_do():
+    with TestClient(bare) as client:
+        assert client.post("/typed", json=SENT).text == "A title"
 
 
 @pytest.mark.parametrize("name", [name for name in TREE if name != "json"])
