@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -107,9 +107,12 @@ def typescript(tmp_path: Path) -> Path:
     return folder
 
 
-def run(folder: Path, command: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(
+    folder: Path, command: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
     program = [str(folder / "node_modules" / ".bin" / command)] if command != "node" else ["node"]
-    return subprocess.run([*program, *arguments], cwd=folder, capture_output=True, text=True, timeout=120)
+    environ = {**os.environ, **(env or {})}
+    return subprocess.run([*program, *arguments], cwd=folder, env=environ, capture_output=True, text=True, timeout=120)
 
 
 def test_the_compiler_refuses_each_wrong_call_and_no_other(typescript: Path):
