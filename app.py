@@ -39,7 +39,6 @@ from jsonresponse import JSONResponse
 from layers.bodylimit import BodyLimit
 from layers.cors import CORS
 from layers.lifespan import PlainFailure
-from layers.nostore import NoStore
 from layers.prefix import Prefix
 from layers.requestlog import RequestLog
 from llm import LLM, LLMError, RateLimited, Silent
@@ -88,21 +87,22 @@ class App(Starlette):
 
     cors_origins: Collection[str] | None = None
 
-    def build_middleware_stack(self) -> ASGIApp:
-        """Put the layers around the router: what comes in passes them from the first to the last."""
-        layers = [
+    def layers(self) -> list[Middleware]:
+        """What stands around the router: what comes in passes it from the first to the last."""
+        return [
             Middleware(PlainFailure),  # a start that fails says why
             Middleware(Prefix),  # one way of writing where the app is mounted
             Middleware(RequestLog),  # an id for each request, and a line in the log
             *([Middleware(CORS, self.cors_origins)] if self.cors_origins else ()),  # what pages elsewhere may read
             *([Middleware(Errors)] if self.user_middleware else ()),  # what these raise becomes an answer
-            Middleware(NoStore),  # what needs a credential is not kept by caches
             *self.user_middleware,  # app.add_middleware, then the project's middleware.py
             Middleware(BodyLimit, self.max_body_size or 2**63),
             Middleware(Errors),  # what a route raises becomes an answer, which the layers above see
         ]
+
+    def build_middleware_stack(self) -> ASGIApp:
         app: ASGIApp = self.router
-        for cls, args, kwargs in reversed(layers):
+        for cls, args, kwargs in reversed(self.layers()):
             app = cls(app, *args, **kwargs)
         return app
 

@@ -47,7 +47,6 @@ def requires(*askers: Asker) -> Callable[[Handler], Handler]:
     """
 
     async def check(request: Request[Any]) -> None:
-        request.scope.get("private", []).append(True)  # the answer is not to be stored: layers/nostore.py
         for asker in askers:
             who = asker(request)
             if inspect.isawaitable(who):
@@ -61,7 +60,7 @@ def requires(*askers: Asker) -> Callable[[Handler], Handler]:
         vars(handler)["checks"] = [*getattr(handler, "checks", ()), check]
         return handler
 
-    vars(check)["askers"] = askers  # for documents and tests, which say who may ask
+    vars(check)["askers"] = askers  # for documents and tests, which say who may ask; router/nostore.py reads it too
     return mark
 
 

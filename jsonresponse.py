@@ -44,17 +44,18 @@ class JSONResponse(Response, Generic[T_co]):
         media_type: str | None = None,
         background: BackgroundTask | None = None,
     ) -> None:
-        super().__init__(content, status_code, headers, media_type, background)
+        self.status_code = status_code
+        if media_type is not None:
+            self.media_type = media_type
+        self.background = background
+        self.body = self.render(content)
+        if headers or self.media_type != "application/json" or status_code < 200 or status_code in (204, 304):
+            self.init_headers(headers)
+        else:  # the two headers that nearly every answer has, without a dictionary for them
+            self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
 
     def render(self, content: Any) -> bytes:
         return encode(content)
-
-    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
-        """As Starlette does, without building a dictionary for the two headers that nearly every answer has."""
-        if headers or self.media_type != "application/json" or self.status_code < 200 or self.status_code in (204, 304):
-            super().init_headers(headers)
-        else:
-            self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
 
 
 def encode(content: Any) -> bytes:

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from errors import handler_of, response_to
+from metrics import first_piece
 
 if TYPE_CHECKING:  # a default is what `-> EventStream` without more means: of any events
     from typing_extensions import TypeVar
@@ -119,6 +120,7 @@ class EventStream(Response, Generic[Event]):
             log["ended"] = self.ended
             if self.first_at:
                 log |= {"first_ms": round((self.first_at - begun_at) * 1000), "pieces": self.pieces}
+                first_piece(self.first_at - begun_at)
 
     async def _pump(self, receive: Receive) -> Exception | None:
         """Run ``write`` beside the watcher and the heartbeat, which end with it; what it raised is returned."""

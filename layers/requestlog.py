@@ -10,6 +10,7 @@ import itertools
 import logging
 import re
 import time
+from collections.abc import Iterable
 from secrets import token_hex
 from typing import Any
 
@@ -19,6 +20,8 @@ from logs import current_id
 from metrics import request_ended
 
 logger = logging.getLogger("request")
+
+Headers = Iterable[tuple[bytes, bytes]]
 
 _ID = re.compile(rb"[!-~]{1,128}")
 _PROCESS = token_hex(4)  # with a count, unique among processes, and a tenth of what a random id costs
@@ -37,11 +40,11 @@ class RequestLog:
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         began_at = time.perf_counter()
-        id = request_id(scope)
+        id = request_id(scope["headers"])
         current_id.set(id)  # stays when this is over: the server logs the traceback in the same task
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        scope["headers"] = list(scope["headers"])  # a copy: uvicorn adds a body's trailers to its own
+        scope["headers"] = [*scope["headers"]]  # a copy: uvicorn adds a body's trailers to its own
         notes: dict[str, Any] = {}
         scope["log"] = notes
         status = 0
@@ -50,9 +53,7 @@ class RequestLog:
             nonlocal status
             if not status:  # the first message is the head
                 status = message["status"]
-                headers = [header for header in message.get("headers", ()) if header[0] != b"x-request-id"]
-                headers.append((b"x-request-id", id.encode()))
-                message["headers"] = headers
+                message["headers"] = with_id(message.get("headers", ()), id.encode())
             return send(message)
 
         try:
@@ -61,17 +62,27 @@ class RequestLog:
             status = status or 500  # the server's own
             raise
         finally:
-            request_ended(scope["method"], getattr(scope.get("route"), "path", "-"), status, notes.get("first_ms"))
+            request_ended(scope["method"], getattr(scope.get("route"), "path", "-"), status)
             if logger.isEnabledFor(logging.INFO):
                 log_request(scope, status, time.perf_counter() - began_at, id, notes)
 
 
-def request_id(scope: Scope) -> str:
+def request_id(headers: Headers) -> str:
     """The client's own id, or a new one."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == b"x-request-id" and _ID.fullmatch(value):
             return value.decode()
-    return f"{_PROCESS}-{next(_count):x}"
+    return f"{_PROCESS}-{next(_count)}"
+
+
+def with_id(headers: Headers, id: bytes) -> Headers:
+    """The headers of an answer and its id, which takes the place of one that the handler set."""
+    found = [*headers]
+    for name, _ in found:
+        if name == b"x-request-id":
+            found = [header for header in found if header[0] != name]
+    found.append((b"x-request-id", id))
+    return found
 
 
 def log_request(scope: Scope, status: int, took: float, id: str, notes: dict[str, Any]) -> None:

@@ -127,13 +127,13 @@ class Router(routing.Router):
     ) -> Awaitable[None]:
         if scope["type"] != "http":
             return self.app(scope, receive, send) if scope["type"] == "lifespan" else self._rest(scope, receive, send)
-        if "router" not in scope:
-            scope["router"] = self
+        scope.setdefault("router", self)
         raw: bytes = scope.get("raw_path") or b""
         if not raw or scope.get("root_path"):
             _, raw = raw_path(scope)
         if (found := self._static.get(raw)) is not None:
-            return self._answer(*found, {}, scope, receive, send)
+            route, app = found
+            return self._answer(route, app, {}, scope, receive, send)
         folder, slash, last = raw.rpartition(b"/")
         if slash and (leaf := self._leaves.get(folder)) and last.translate(None, b"-_").isalnum():
             names, route = leaf
@@ -172,9 +172,9 @@ class Router(routing.Router):
         send: Send,
     ) -> Awaitable[None]:
         scope["route"] = route
-        scope["path_params"] = {**scope["path_params"], **params} if scope.get("path_params") else params
-        if (body := scope.get("body")) is not None and (limit := getattr(route, "max_body_bytes", None)) is not None:
-            body.limit = limit
+        scope["path_params"] = {**scope["path_params"], **params} if "path_params" in scope else params
+        if "body" in scope and (limit := getattr(route, "max_body_bytes", None)) is not None:
+            scope["body"].limit = limit
         return app(scope, receive, send)
 
     async def _added(self, scope: Scope, receive: Receive, send: Send) -> None:

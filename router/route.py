@@ -15,8 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from errors import Request
 from router.guards import Guard, Guarded, wrap
+from router.nostore import NoStore
 from router.paths import Segment, raw_path, split, tidy
-from typed.binding import Call, Handler, bind
+from typed.binding import Bound, Call, Handler, bind
 
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -51,7 +52,7 @@ class Route(routing.BaseRoute):
         self.include_in_schema = False
         ranks = {segment.text: segment.rank for segment in segments if segment.rank}
         self.bound = {verb: bind(handler, verb, ranks) for verb, handler in handlers.items()}  # or a HandlerError
-        self._apps = {verb: _endpoint(handlers[verb], bound.call, file, timeout) for verb, bound in self.bound.items()}
+        self._apps = {verb: _endpoint(handlers[verb], bound, file, timeout) for verb, bound in self.bound.items()}
         if "HEAD" in self.methods:
             self._apps["HEAD"] = _head(self._apps.get("HEAD") or self._apps["GET"])
         self._singles = tuple((i, s.text) for i, s in enumerate(segments) if s.rank == 1)
@@ -104,12 +105,11 @@ class Route(routing.BaseRoute):
         await self.app(scope, receive, send)
 
     def _answer(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if (body := scope.get("body")) is not None:
-            body.check()
+        if "body" in scope:
+            scope["body"].check()
         method = scope["method"]
-        app = self._apps.get(method)
-        if app is not None:
-            return app(scope, receive, send)
+        if method in self._apps:
+            return self._apps[method](scope, receive, send)
         if method == "OPTIONS":
             return Response(status_code=204, headers={"allow": self.allow})(scope, receive, send)
         raise HTTPException(405, headers={"Allow": self.allow})
@@ -132,8 +132,8 @@ class Route(routing.BaseRoute):
         return f"Route(path={self.path!r}, methods={sorted(self.methods)}, file={self.file!r})"
 
 
-def _endpoint(handler: Handler, call: Call, file: str, timeout: float | None) -> ASGIApp:
-    call = call if timeout is None else _in_time(call, timeout)
+def _endpoint(handler: Handler, bound: Bound, file: str, timeout: float | None) -> ASGIApp:
+    call = bound.call if timeout is None else _in_time(bound.call, timeout)
 
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         scope["endpoint"] = handler
@@ -145,7 +145,7 @@ def _endpoint(handler: Handler, call: Call, file: str, timeout: float | None) ->
             )
         await response(scope, receive, send)
 
-    return endpoint
+    return NoStore(endpoint) if any(hasattr(check, "askers") for check in bound.checks) else endpoint
 
 
 def _in_time(call: Call, timeout: float) -> Call:

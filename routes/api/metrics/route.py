@@ -4,14 +4,12 @@ It requires the extra `metrics`. With several processes, each of them answers fo
 PROMETHEUS_MULTIPROC_DIR names a folder that they share.
 """
 
-import os
-
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from auth import operator, requires
-from metrics import AVAILABLE
+from metrics import AVAILABLE, SHARED
 from state import State
 
 
@@ -29,7 +27,7 @@ async def GET(request: Request[State]) -> Response:
     for word, count in (await request.state["worker"].overview(1))["counts"].items():
         rows.labels(word).set(count)
     counted = REGISTRY
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    if SHARED:
         counted = CollectorRegistry()
         MultiProcessCollector(counted)
     return Response(generate_latest(counted) + generate_latest(now), media_type=CONTENT_TYPE_LATEST)

@@ -9,21 +9,18 @@ from collections.abc import Awaitable
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from errors import Errors
+
 
 class NoStore:
-    """The layer, as ASGI middleware. ``scope["private"]`` gets an entry from whoever asks for a credential."""
+    """One handler with this around it, as ASGI middleware; errors are answered inside, so a 401 is marked too."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app = Errors(app)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # no coroutine of its own
-        if scope["type"] != "http":
-            return self.app(scope, receive, send)
-        private: list[bool] = []
-        scope["private"] = private
-
         def marked(message: Message) -> Awaitable[None]:
-            if private and message["type"] == "http.response.start":
+            if message["type"] == "http.response.start":
                 MutableHeaders(raw=message.setdefault("headers", [])).setdefault("Cache-Control", "no-store")
             return send(message)
 
