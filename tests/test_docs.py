@@ -94,6 +94,30 @@ def test_the_routes_of_a_document_load_and_answer(document: Path, tree: Path):
                 assert response.status_code not in (401, 405, 500)
 
 
+def test_the_upload_of_the_docs_takes_a_picture_and_refuses_the_rest(tree: Path):
+    write_tree(tree, files_of(HERE / "docs" / "typed.md"))
+    app = create_app(Config(routes_dir=tree / "routes", database_url=f"sqlite:///{tree / 'data/app.db'}"))
+    picture = {"file": ("../../a.png", b"\x89PNG", "image/png")}
+    with TestClient(app) as client:
+        kept = client.post("/upload", data={"title": "A", "year": "2026"}, files=picture)
+        assert (kept.status_code, kept.json()) == (201, {"title": "A", "year": 2026, "bytes": 4})
+        assert (tree / "data" / "picture").read_bytes() == b"\x89PNG"
+        refused: list[tuple[dict[str, Any], str]] = [
+            ({"data": {"title": ""}, "files": picture}, "title"),
+            ({"data": {"title": "A", "year": ""}, "files": picture}, "year"),
+            ({"data": {"title": "A"}}, "file"),
+            ({"data": {"title": "A", "file": "text"}}, "file"),
+            ({"data": {"title": "A"}, "files": {"file": ("a.svg", b"<svg>", "image/svg+xml")}}, "file"),
+            ({"json": {"title": "A"}}, "title"),
+        ]
+        for sent, field in refused:
+            answer = client.post("/upload", **sent)
+            assert (answer.status_code, [one["field"] for one in answer.json()["details"]]) == (400, [field])
+        broken = {"Content-Type": "multipart/form-data; boundary=x"}
+        assert client.post("/upload", content=b"--x\r\nbroken", headers=broken).status_code == 400
+        assert client.post("/upload", content=b"a" * 5_500_001, headers=broken).status_code == 413
+
+
 def test_the_loader_works_in_another_starlette_app(tree: Path, monkeypatch: pytest.MonkeyPatch):
     [block] = [block for block in blocks_of(HERE / "docs/routing.md") if not FILE.match(block)]
     text = "from starlette.responses import Response\n\n\ndef GET(request):\n    return Response('Hello')\n"

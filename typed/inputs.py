@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
@@ -21,6 +21,8 @@ from errors import BadRequest
 from typed.problems import LONGEST, MOST, problems_of
 from typed.schemas import Schema, below, fields_of, kinds_of, open_numbers
 from typed.signature import EMPTY, AnyContentType, HandlerError, Taken, shown_type
+
+T = TypeVar("T")
 
 LEAST, GREATEST = -(2**63), 2**64 - 1
 PLAIN = (b"content-type", b"application/json")  # as nearly every client sends it
@@ -133,13 +135,13 @@ class Body(Input):
         return BadRequest(*problems_of(exc, self.name, value, self.schema))
 
 
-class Value(Input):
+class Value(Input, Generic[T]):
     """A value that a handler has made: the fields of a form, or of a body in another shape."""
 
-    def __init__(self, annotation: Any) -> None:
+    def __init__(self, annotation: type[T]) -> None:
         super().__init__(Taken("body", annotation, EMPTY, False))
 
-    def check(self, value: Any) -> Any:
+    def check(self, value: Any) -> T:
         """Return the checked value; text is converted where a field is none. Raises `BadRequest`."""
         try:
             return self.adapter.validate_python(value)
