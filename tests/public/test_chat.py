@@ -20,6 +20,7 @@ from loader import load_routes
 from tests.conftest import TOKEN, Serve
 from tests.processes import running
 from tests.servers import Answer, Exchange, ModelServer, free_port, two_words, wait_until
+from tests.tokens import SIGNED, visitor
 
 Scheme = Literal["light", "dark"]
 
@@ -318,6 +319,23 @@ def test_conversations_are_listed_by_their_first_words_opened_and_deleted(serve:
     chats.get_by_role("button", name="Close").click()
     expect_log(page)
     assert "conversation=" not in page.url
+
+
+def test_a_visitor_signs_in_with_a_jwt_and_sees_what_is_its_own(serve: Serve, model: ModelServer, page: Page):
+    """As docs/access.md says: with the token in the link."""
+    url = serve(openai_base_url=model.url, **SIGNED)
+    for name in ("bob", "alice"):
+        asked = {"message": f"the words of {name}"}
+        httpx.post(f"{url}/api/chat", json=asked, headers=visitor(name), trust_env=False).raise_for_status()
+    chats = page.get_by_role("dialog", name="Chats")
+    page.goto(f"{url}/#token={visitor('alice')['Authorization'].removeprefix('Bearer ')}")
+    say(page, "Hi")
+    expect_log(page, "Hi", "Hello")
+    button(page, "Chats").click()
+    expect(chats.get_by_role("listitem")).to_have_text([re.compile("Hi"), re.compile("the words of alice")])
+    chats.get_by_role("button", name="the words of alice").first.click()
+    expect_log(page, "the words of alice", "Hello")
+    assert "eyJ" not in page.url  # neither the history nor a link tells it
 
 
 def test_a_long_list_comes_page_by_page(serve: Serve, model: ModelServer, page: Page, bearer: dict[str, str]):
