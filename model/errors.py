@@ -97,6 +97,7 @@ BY_CODE = {
     "content_filter": FILTERED,
     "content_policy_violation": FILTERED,
     "model_not_found": UNKNOWN,
+    "invalid_model": UNKNOWN,  # Mistral
     "unsupported_parameter": PARAMETER,
     "unsupported_value": PARAMETER,
     "unknown_parameter": PARAMETER,
@@ -114,7 +115,10 @@ REDIRECTED = Meaning(
     "The model server sends requests elsewhere.",
     "Redirects are not followed: set OPENAI_BASE_URL to the address that the server redirects to",
 )
-TOO_LONG_IN_WORDS = re.compile(r"(?i)context (length|window|size)|maximum context|too many (input )?tokens")
+IN_WORDS = {  # what vLLM, litellm, DeepSeek and others say in the message alone
+    re.compile(r"(?i)context (length|window|size)|maximum context|too many (input )?tokens"): TOO_LONG,
+    re.compile(r"(?i)(invalid|unknown|no such) model|\bmodel\b.{0,120}(not exist|not found)"): UNKNOWN,
+}
 
 BUSY = {429, 503, 529}
 LATE = {408, 504, 524}
@@ -144,8 +148,8 @@ def error_of(status: int, words: list[str], message: str, why: str, otherwise: s
     meaning = next((BY_CODE[word.lower()] for word in words if word.lower() in BY_CODE), None) or BY_STATUS.get(status)
     if meaning is None and 300 <= status < 400 and otherwise is REFUSED:
         meaning = REDIRECTED
-    if meaning is None and not status >= 500 and TOO_LONG_IN_WORDS.search(message):
-        meaning = TOO_LONG  # vLLM and others say it in the message alone
+    if meaning is None and not status >= 500:
+        meaning = next((meaning for words, meaning in IN_WORDS.items() if words.search(message)), None)
     if meaning is None and status in BUSY:
         return RateLimited("The model is busy. Try again later.", wait, why=why)
     if meaning is None and status in LATE:
