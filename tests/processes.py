@@ -1,4 +1,4 @@
-"""Commands as somebody types them: processes of their own, in a copy of the project (the fixture `project`)."""
+"""Commands as somebody types them: processes of their own, in a copy of the project (the fixture `project`) or here."""
 
 import os
 import signal
@@ -8,7 +8,10 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.servers import wait_until
+import httpx
+
+from config import HERE
+from tests.servers import free_port, wait_until
 
 Project = Path
 
@@ -63,3 +66,30 @@ def running(project: Project, *command: str, **environ: str) -> Generator[Comman
 def run(project: Project, *command: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     environ = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **environ}
     return subprocess.run(command, cwd=project, env=environ, text=True, capture_output=True, timeout=600)
+
+
+@contextmanager
+def replica(database_url: str, model: str, **environ: str) -> Generator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """Run this project as production does, in a process of its own; its URL and the process, which may be killed."""
+    port = free_port()
+    environ = {"PATH": os.environ["PATH"], "LOG_LEVEL": "warning", "SHUTDOWN_GRACE": "0.5", **environ}
+    environ |= {"DATABASE_URL": database_url, "OPENAI_BASE_URL": model, "PORT": str(port)}
+    command = [str(HERE / PYTHON), "-m", "app", "start"]
+    process = subprocess.Popen(command, cwd=HERE, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: is_up(url) or process.poll() is not None)
+        assert process.poll() is None, "the replica did not start"
+        yield url, process
+    finally:
+        process.kill()
+        process.wait(10)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def is_up(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/api/health", trust_env=False).is_success
+    except httpx.TransportError:
+        return False

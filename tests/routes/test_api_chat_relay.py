@@ -3,12 +3,8 @@
 import asyncio
 import gc
 import json
-import os
-import signal
 import socket
-import subprocess
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +14,9 @@ import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
 
 from app import create_app
-from config import HERE, Config
+from config import Config
 from tests.conftest import HEADERS, TOKEN, Serve, kept_in
-from tests.servers import Exchange, ModelServer, free_port, one_piece, serving, two_words, wait_until
+from tests.servers import Exchange, ModelServer, one_piece, serving, wait_until
 
 Relay = Callable[..., str]
 
@@ -389,86 +385,7 @@ def test_two_questions_at_once_are_both_kept_in_order(relay: Relay, model: Model
     assert kept in (["one", "to one", "two", "to two"], ["two", "to two", "one", "to one"])
 
 
-@pytest.fixture
-def started(model: ModelServer, tmp_path: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """The app as a process of its own, as production runs it."""
-    port = free_port()
-    environ = {"PATH": os.environ["PATH"], "WEBCHAT_TOKEN": TOKEN, "OPENAI_BASE_URL": model.url, "PORT": str(port)}
-    environ |= {"DATABASE_URL": f"sqlite:///{tmp_path}/app.db", "SHUTDOWN_GRACE": "0.5", "LOG_LEVEL": "warning"}
-    command = [str(HERE / ".venv/bin/python"), "-m", "app", "start"]
-    process = subprocess.Popen(command, cwd=HERE, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(url))
-        yield url, process
-    finally:
-        process.kill()
-        process.wait(10)
-        assert process.stderr is not None
-        process.stderr.close()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/api/health", trust_env=False).is_success
-    except httpx.TransportError:
-        return False
-
-
-@pytest.mark.slow
-async def test_sigterm_ends_fifty_streams_with_a_word_and_keeps_what_was_said(
-    started: tuple[str, "subprocess.Popen[bytes]"], model: ModelServer, serve: Serve, tmp_path: Path
-):
-    url, process = started
-    model.answer = one_piece
-
-    async def stream(client: httpx.AsyncClient, n: int) -> str:
-        body = {"message": "Hi", "conversationId": f"c{n}"}
-        return (await client.post(f"{url}/api/chat", json=body, headers=HEADERS, timeout=20)).text
-
-    async with httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_connections=60)) as client:
-        streams = [asyncio.create_task(stream(client, n)) for n in range(50)]
-        await asyncio.to_thread(wait_until, lambda: len(model.exchanges) == 50)
-        await asyncio.sleep(0.2)
-        process.send_signal(signal.SIGTERM)
-        for text in await asyncio.gather(*streams):
-            assert text == (
-                'id: 3\ndata: {"text": "Hel"}\n\n'
-                'id: 3\ndata: {"error": "The server is stopping. Ask again in a moment."}\n\ndata: [DONE]\n\n'
-            )
-    assert await asyncio.to_thread(process.wait, 10) in (0, -signal.SIGTERM)
-    assert process.stderr is not None
-    assert b"Traceback" not in process.stderr.read()
-    again = serve(database_url=f"sqlite:///{tmp_path}/app.db")
-    for n in range(50):
-        assert kept_in(again, f"c{n}")[-1] == ("assistant", "Hel", "stopped")
-
-
 def test_what_a_chat_imports_is_left_out_of_garbage_collection(serve: Serve, model: ModelServer):
     gc.unfreeze()  # an earlier app of this process did it before
     serve(openai_base_url=model.url)
     wait_until(gc.get_freeze_count)
-
-
-@pytest.mark.slow
-def test_when_the_writers_process_is_killed_followers_elsewhere_are_told_and_the_conversation_goes_on(
-    started: tuple[str, "subprocess.Popen[bytes]"], model: ModelServer, serve: Serve, tmp_path: Path
-):
-    url, process = started
-    model.answer = one_piece
-    other = serve(database_url=f"sqlite:///{tmp_path}/app.db", openai_base_url=model.url)
-    with client_of(url, {"messageId": "m"}) as client:
-        assert b"200 OK" in client.recv(4096)
-        with httpx.stream(
-            "GET", f"{other}/api/chat/c/stream", headers=HEADERS, timeout=20, trust_env=False
-        ) as response:
-            lines = response.iter_lines()
-            assert [next(lines), next(lines)] == ["id: 3", 'data: {"text": "Hel"}']
-            process.kill()
-            killed_at = time.monotonic()
-            told = [line for line in lines if line]
-    assert told[-2:] == ['data: {"error": "The answer broke off."}', "data: [DONE]"]
-    assert time.monotonic() - killed_at < 15
-    model.answer = two_words
-    assert "".join(event["text"] for event in events(ask(other, messageId="m"))) == "Hello"
-    assert kept_in(other) == [("user", "Hi", "done"), ("assistant", "Hello", "done")]
