@@ -167,8 +167,8 @@ FILES = ("instrumentation.py",)  # middleware.py: `load_middleware` refuses what
 NEXTS = ("app", "src/app", "pages", "src/pages")  # where Next.js has its routes
 SHORT = 16
 DOORS = (
-    *("webchat_token", "cron_secret", "auth_jwt_secret", "standard_webhooks_secret", "slack_signing_secret"),
-    *("telegram_webhook_secret", "whatsapp_app_secret", "whatsapp_verify_token"),
+    *("webchat_token", "cron_secret", "auth_jwt_secret", "standard_webhooks_secret", "stripe_webhook_secret"),
+    *("slack_signing_secret", "telegram_webhook_secret", "whatsapp_app_secret", "whatsapp_verify_token"),
 )
 
 

@@ -1,6 +1,8 @@
 """What the settings open, close and leave weak, as `check`, the start and `token` say it: names, never values."""
 
+import re
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import jwt
 import pytest
 
 from config import Config, load_config
-from startup import what_is_closed, what_is_open, what_is_weak
+from startup import DOORS, what_is_closed, what_is_open, what_is_weak
 from tests.processes import PYTHON, Project, run
 from tests.tokens import AUDIENCE, ISSUER, JWT_SECRET
 
@@ -28,6 +30,7 @@ JWKS = "https://id.example/jwks.json"
         ({"webchat_token": f"{A},{B}", "cron_secret": f"{'c' * 16},{B}"}, ["WEBCHAT_TOKEN and CRON_SECRET"]),
         ({"cron_secret": A, "telegram_webhook_secret": A}, ["CRON_SECRET and TELEGRAM_WEBHOOK_SECRET"]),
         ({"cron_secret": "x", "whatsapp_verify_token": "x"}, ["CRON", "WHATSAPP_VERIFY", "CRON_SECRET and WHATSAPP"]),
+        ({"stripe_webhook_secret": "x"}, ["STRIPE_WEBHOOK_SECRET"]),
         ({"auth_jwks_url": JWKS}, ["AUTH_AUDIENCE"]),
         ({"auth_jwks_url": JWKS, "auth_audience": "chat"}, []),
     ],
@@ -38,6 +41,12 @@ def test_a_weak_door_is_named_and_its_secret_is_not_told(settings: dict[str, Any
     for words, name in zip(found, named, strict=True):
         assert words.startswith(name)
         assert not [value for value in settings.values() if len(value) > 1 and value in words]
+
+
+def test_every_setting_that_lets_somebody_in_is_looked_at():
+    named = {field.name for field in fields(Config) if re.search("secret|token", field.name)}
+    ours_elsewhere = {"slack_bot_token", "telegram_bot_token", "whatsapp_access_token"}
+    assert set(DOORS) == named - ours_elsewhere
 
 
 def test_what_is_unset_is_closed_and_what_is_set_says_that_it_opens():
