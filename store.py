@@ -20,6 +20,7 @@ BEAT = 3.0  # seconds between two signs of life of a process that writes answers
 LOST = 10.0  # seconds without one: the process is dead, and so are the answers that it was writing
 STALE = 180.0  # seconds without a touch: the same for an answer of a version that gave no signs of life
 HISTORY = 500  # messages at most, however short
+ROOM = 5_000_000  # characters of a conversation that is read: who fills one must not fill the process's memory
 
 # A conversation is found by its channel, its owner and its id, in the words of the index house_conversation_owned. Its
 # column id is a key of ours, which no client sees; in rows from before that index it is also the client's.
@@ -99,7 +100,14 @@ HISTORY_OF = f"""
 MESSAGES = f"""
     SELECT role, content, COALESCE(message_id, turn) AS id, turn, reason, finish, tokens_in, tokens_out, created_at,
       CASE WHEN state = 'running' AND {DEAD.format(row="m", now="$2")} THEN 'error' ELSE state END AS state
-    FROM house_message m WHERE conversation_id = $1 ORDER BY seq"""  # noqa: S608 - fixed text
+    FROM house_message m WHERE conversation_id = $1 AND seq >= COALESCE(
+      (SELECT MIN(seq) FROM house_message WHERE conversation_id = $1 AND role = 'user' AND seq > (
+        SELECT COALESCE(MAX(seq), 0) FROM (
+          SELECT seq, SUM(length(content)) OVER (ORDER BY seq DESC) AS total
+          FROM house_message WHERE conversation_id = $1) counted
+        WHERE total > $3)),
+      (SELECT MAX(seq) FROM house_message WHERE conversation_id = $1 AND role = 'user'))
+    ORDER BY seq"""  # noqa: S608 - fixed text
 
 CHANGE_QUESTION = f"""
     UPDATE house_message SET content = $5 WHERE conversation_id = {KEY}
@@ -294,10 +302,11 @@ class Store:
         sql = "SELECT channel_id FROM house_conversation WHERE channel = $1 AND COALESCE(client_id, id) = $2"
         return [row["channel_id"] for row in await self.db.read(sql, channel, id)]
 
-    async def conversation(self, id: str, channel: str, owner: str | None) -> tuple[Row, list[Row]]:
+    async def conversation(self, id: str, channel: str, owner: str | None, room: int = ROOM) -> tuple[Row, list[Row]]:
         """Return a conversation and its messages, oldest first. Raises `NotFound`, also where it is another owner's.
 
-        What is being written is among them, as it was saved last; what lost its writer is an error.
+        What is being written is among them, as it was saved last; what lost its writer is an error. Where all of them
+        have more than ``room`` characters, they are the newest that have not, from a question on.
         """
         found = await self.db.read(
             f"SELECT {COLUMNS} FROM house_conversation c WHERE {OWNED}",  # noqa: S608 - fixed text
@@ -305,7 +314,7 @@ class Store:
         )
         if not found:
             raise NotFound(id)
-        return found[0], await self.db.read(MESSAGES, found[0]["key"], self.clock())
+        return found[0], await self.db.read(MESSAGES, found[0]["key"], self.clock(), room)
 
     async def delete(self, id: str, channel: str, owner: str | None) -> None:
         """Delete a conversation and its messages. Raises `NotFound`, also where it is another owner's."""

@@ -37,6 +37,20 @@ def contents(rows: list[Row]) -> list[str]:
     return [row["content"] for row in rows]
 
 
+async def test_a_long_conversation_is_read_from_its_end_as_far_as_there_is_room(store: Store):
+    for n in range(4):
+        await say(store, replace(Q, content=f"{n}" * 40, message_id=f"m{n}"), "a" * 10)
+
+    async def read(room: int) -> list[str]:
+        _, messages = await store.conversation("c", "web", None, room)
+        return [text[0] for text in contents(messages)]
+
+    assert await read(1000) == await read(200) == ["0", "a", "1", "a", "2", "a", "3", "a"]
+    assert await read(199) == await read(150) == ["1", "a", "2", "a", "3", "a"]
+    assert await read(99) == ["3", "a"]
+    assert await read(10) == await read(0) == ["3", "a"]  # never less than the last question and its answer
+
+
 async def kept_in(store: Store, conversation: str = "c") -> list[tuple[str, str, str]]:
     _, messages = await store.conversation(conversation, "web", None)
     return [(m["role"], m["content"], m["state"]) for m in messages]

@@ -425,3 +425,13 @@ def test_at_the_level_warning_requests_leave_no_line(
     caplog.set_level(logging.WARNING, "request")
     assert text_of(ask(serve(openai_base_url=model.url))) == "Hello"
     assert lines(caplog) == []
+
+
+def test_a_conversation_that_somebody_has_filled_is_told_from_its_end(serve: Serve, model: ModelServer):
+    url = serve(openai_base_url=model.url)
+    for n in range(6):
+        assert ask(url, f"{n}" * 900_000, conversationId="c", messageId=f"m{n}").status_code == 200
+    answer = get(url, "/api/conversations/c")
+    asked = [message["id"] for message in answer.json()["data"]["messages"] if message["role"] == "user"]
+    assert asked == ["m1", "m2", "m3", "m4", "m5"]
+    assert answer.json()["data"]["title"] == "0" * 100
