@@ -116,6 +116,7 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
     "one key again": lambda size: b"{" + b'"text": "a", ' * (size // 13) + b'"text": "a"}',
     "depth": lambda size: b'{"tags": ' + b"[" * size,
     "digits": lambda size: b'{"stars": ' + b"9" * size + b"}",
+    "many numbers": lambda size: b'{"tags": ["' + b"1" * 20 + b'"' + b",0" * (size // 2) + b"]}",
     "infinities": lambda size: b'{"tags": [' + b"1e999," * (size // 6) + b"0]}",
     "escapes": lambda size: b'{"title": "' + b"\\\\u0041" * (size // 6) + b'"}',
     "deep keys": lambda size: b'{"text": ' + (b'{"%s": ' % (b"k" * 100)) * (size // 106) + b"1",
