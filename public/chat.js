@@ -32,6 +32,7 @@ function open() {
   leave()
   log.replaceChildren()
   draft.replaceChildren()
+  draft.ariaBusy = 'false'
   const address = new URLSearchParams(location.hash.slice(1))
   conversation = address.get('conversation') ?? ''
   if (address.has('token')) {
@@ -105,6 +106,7 @@ async function answer(question, asked, isRunning = false) {
   let waiting = '' // what came since the page was drawn last: 10,000 pieces are a few hundred drawings
   let problem
   draft.replaceChildren(said)
+  draft.ariaBusy = 'true'
   follow()
   mine.stop = () => request(`${path}?messageId=${encodeURIComponent(question.messageId)}`, { method: 'DELETE' })
   try {
@@ -121,6 +123,7 @@ async function answer(question, asked, isRunning = false) {
   draw()
   if (!end(mine)) return
   draft.replaceChildren()
+  draft.ariaBusy = 'false'
   if (writer.text) log.append(said) // here a screen reader reads it, once and whole
   if (problem === OVER) return open() // it ended while nobody listened: what is kept of it says how
   if (problem || mine.isStopped) complain(problem, mine, again, edit)
@@ -134,6 +137,7 @@ async function answer(question, asked, isRunning = false) {
     follow()
   }
   function draw() {
+    if (work === mine) log.setAttribute('aria-live', 'polite') // also for who came back: its end is news
     if (waiting) writer.write(waiting)
     waiting = ''
     follow()
@@ -188,7 +192,9 @@ async function list(cursor = '') {
     const isVisitor = sessionStorage.getItem(TOKEN)?.split('.').length === 3 // a JWT: the server knows whose it is
     const query = new URLSearchParams({ ...(cursor && { cursor }), ...(!isVisitor && { all: 'true' }) })
     const { data } = await (await request(`api/conversations?${query}`)).json()
-    titles.append(...data.conversations.map(entry))
+    const found = data.conversations.map(entry)
+    titles.append(...found)
+    if (cursor) found[0]?.firstChild.focus() // the button that had the focus may be gone
     more.hidden = !data.next
     more.onclick = () => list(data.next)
     listed.textContent = titles.firstChild ? '' : NONE
