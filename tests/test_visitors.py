@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import visitors
 from config import Config
-from tests.conftest import SECRET, TOKEN, Serve
+from tests.conftest import SECRET, TOKEN
 from tests.servers import wait_until
 from tests.tokens import AUDIENCE, ISSUER, JWT_SECRET, SIGNED, Signer, b64, claims, raw
 from visitors import KNOWN, Refused, Visitors, read_keys
@@ -27,7 +27,23 @@ GOOD = {"alg": "HS256", "typ": "JWT"}
 DEEP = b"[" * 5000 + b"]" * 5000
 
 
-def get(url: str, token: str, path: str = "/api/conversations", **options: Any) -> httpx.Response:
+GUARDED = """
+from auth import operator, requires, service, visitor, who_asks
+from jsonresponse import JSONResponse
+
+@requires(ASKER)
+async def GET(request):
+    return JSONResponse(who_asks(request).owner)
+"""
+TREE = {
+    "who/route.py": GUARDED.replace("ASKER", "visitor"),
+    "operator/route.py": GUARDED.replace("ASKER", "operator"),
+    "service/route.py": GUARDED.replace("ASKER", "service"),
+}
+ServeTree = Callable[..., str]
+
+
+def get(url: str, token: str, path: str = "/who", **options: Any) -> httpx.Response:
     headers = {"Authorization": f"Bearer {token}"}
     return httpx.get(f"{url}{path}", headers=headers, trust_env=False, timeout=20, **options)
 
@@ -39,12 +55,12 @@ def signer() -> Iterator[Signer]:
 
 
 @pytest.fixture
-def secret_url(serve: Serve) -> str:
-    return serve(**SIGNED)
+def secret_url(serve_tree: ServeTree) -> str:
+    return serve_tree(TREE, **SIGNED)
 
 
 @pytest.fixture
-def jwks_url(serve: Serve, signer: Signer) -> str:
+def jwks_url(serve_tree: ServeTree, signer: Signer) -> str:
     signer.more = [
         {"kty": "new", "kid": "new-1"},
         {"kty": "oct", "kid": "oct-1", "k": b64(JWT_SECRET.encode())},
@@ -54,7 +70,7 @@ def jwks_url(serve: Serve, signer: Signer) -> str:
         "no key",
         {"kty": "RSA", "kid": 7},
     ]
-    url = serve(auth_jwks_url=f"{signer.url}/jwks.json", auth_audience=AUDIENCE, auth_issuer=ISSUER)
+    url = serve_tree(TREE, auth_jwks_url=f"{signer.url}/jwks.json", auth_audience=AUDIENCE, auth_issuer=ISSUER)
     wait_until(lambda: signer.asked)
     return url
 
@@ -84,13 +100,7 @@ def test_a_good_token_is_let_in(secret_url: str, header: Any, payload: Any):
 
 @pytest.mark.parametrize("sub", ["auth0|64f0c2", "user:with:colons", "a@b.example", "żółw", "x" * 200, "😀"])
 def test_a_visitor_is_its_sub(secret_url: str, sub: str):
-    token = jwt.encode(claims(sub), JWT_SECRET, "HS256")
-    headers = {"Authorization": f"Bearer {token}"}
-    body = {"message": "Hi", "conversationId": "c"}
-    assert httpx.post(f"{secret_url}/api/chat", json=body, headers=headers, trust_env=False).status_code == 200
-    [listed] = get(secret_url, token).json()["data"]["conversations"]
-    assert (listed["id"], listed["channelId"]) == ("c", sub)
-    assert get(secret_url, TOKEN, params={"channelId": sub}).json()["data"]["conversations"] == [listed]
+    assert get(secret_url, jwt.encode(claims(sub), JWT_SECRET, "HS256")).json() == sub
 
 
 @pytest.mark.parametrize("kid", ["rsa-1", "ec-1", "ed-1"])
@@ -98,16 +108,16 @@ def test_a_token_of_each_kind_of_key_is_let_in(jwks_url: str, signer: Signer, ki
     assert get(jwks_url, signer.token(kid)).status_code == 200
 
 
-def test_a_new_secret_and_the_old_one_both_sign_while_one_replaces_the_other(serve: Serve):
+def test_a_new_secret_and_the_old_one_both_sign_while_one_replaces_the_other(serve_tree: ServeTree):
     other = "f" * 32
-    url = serve(**SIGNED | {"auth_jwt_secret": f"{other},{JWT_SECRET}"})
+    url = serve_tree(TREE, **SIGNED | {"auth_jwt_secret": f"{other},{JWT_SECRET}"})
     for secret in (other, JWT_SECRET):
         assert get(url, jwt.encode(claims(), secret, "HS256")).status_code == 200
     assert get(url, raw(GOOD, claims(), f"{other},{JWT_SECRET}".encode())).status_code == 401
 
 
-def test_without_an_audience_and_an_issuer_nobodys_are_asked_for(serve: Serve):
-    url = serve(auth_jwt_secret=JWT_SECRET)
+def test_without_an_audience_and_an_issuer_nobodys_are_asked_for(serve_tree: ServeTree):
+    url = serve_tree(TREE, auth_jwt_secret=JWT_SECRET)
     assert get(url, raw(GOOD, claims(aud=None, iss=None))).status_code == 200
     assert get(url, raw(GOOD, claims(aud=None))).status_code == 200
     assert get(url, raw(GOOD, claims())).status_code == 401  # for somebody else: RFC 7519 4.1.3
@@ -184,15 +194,13 @@ def forgeries() -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_every_forgery_is_the_same_401(serve: Serve, caplog: pytest.LogCaptureFixture):
+def test_every_forgery_is_the_same_401(serve_tree: ServeTree, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO)
-    url = serve(**SIGNED)
-    stranger = httpx.get(f"{url}/api/conversations", trust_env=False)
+    url = serve_tree(TREE, **SIGNED)
+    stranger = httpx.get(f"{url}/who", trust_env=False)
     forged = forgeries()
     for name, token in forged.items():
-        response = httpx.get(
-            f"{url}/api/conversations", headers=[(b"Authorization", f"Bearer {token}".encode())], trust_env=False
-        )
+        response = httpx.get(f"{url}/who", headers=[(b"Authorization", f"Bearer {token}".encode())], trust_env=False)
         assert (response.status_code, response.content) == (401, stranger.content), name
         assert response.headers["www-authenticate"] == "Bearer", name
     wait_until(lambda: [record.name for record in caplog.records].count("request") == len(forged) + 1)
@@ -202,7 +210,7 @@ def test_every_forgery_is_the_same_401(serve: Serve, caplog: pytest.LogCaptureFi
 
 def test_a_token_elsewhere_than_in_the_header_is_none(secret_url: str):
     token = raw(GOOD, claims())
-    path = f"{secret_url}/api/conversations"
+    path = f"{secret_url}/who"
     places: list[dict[str, Any]] = [
         {"params": {"access_token": token}},
         {"params": {"token": token}},
@@ -217,12 +225,12 @@ def test_a_token_elsewhere_than_in_the_header_is_none(secret_url: str):
 
 def test_a_visitor_is_no_operator_and_no_service(secret_url: str):
     token = raw(GOOD, claims("admin", role="admin", scope="admin operator"))
-    for path in ("/api/cron", "/api/jobs"):
+    for path in ("/operator", "/service"):
         assert get(secret_url, token, path).status_code == 401
 
 
-def test_unset_is_closed(serve: Serve):
-    url = serve()
+def test_unset_is_closed(serve_tree: ServeTree):
+    url = serve_tree(TREE)
     for token in (raw(GOOD, claims()), raw(GOOD, claims(), b""), *NONE):
         assert get(url, token).status_code == 401
 
@@ -275,9 +283,9 @@ def test_a_key_set_lets_no_forgery_in(jwks_url: str, signer: Signer):
 # Keys that come and go.
 
 
-def test_made_up_kids_make_the_provider_no_work(serve: Serve, signer: Signer):
+def test_made_up_kids_make_the_provider_no_work(serve_tree: ServeTree, signer: Signer):
     signer.asked.clear()
-    url = serve(auth_jwks_url=f"{signer.url}/jwks.json", auth_audience=AUDIENCE, auth_issuer=ISSUER)
+    url = serve_tree(TREE, auth_jwks_url=f"{signer.url}/jwks.json", auth_audience=AUDIENCE, auth_issuer=ISSUER)
     for n in range(40):
         assert get(url, signer.token(f"rsa-made-up-{n}", key=signer.keys["rsa-1"])).status_code == 401
     assert len(signer.asked) <= 2
@@ -407,5 +415,6 @@ def merged(header: Any) -> Any:
     return {**GOOD, **header} if isinstance(header, dict) else header  # pyright: ignore[reportUnknownVariableType]
 
 
-def test_the_operators_secret_is_no_token_of_a_visitor(secret_url: str):
-    assert get(secret_url, SECRET, params={"channelId": "x"}).status_code == 403  # the operator: other channels alone
+def test_the_secrets_of_others_are_no_token_of_a_visitor(secret_url: str):
+    assert get(secret_url, SECRET).status_code == get(secret_url, TOKEN).status_code == 401
+    assert get(secret_url, SECRET, "/operator").status_code == get(secret_url, TOKEN, "/service").status_code == 200
