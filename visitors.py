@@ -177,7 +177,8 @@ def verified(token: str, keys: list[jwt.PyJWK], expected: Mapping[str, Any]) -> 
 
 def sign(config: Config, owner: str, lasts: float) -> str:
     """Return a token that is good for some seconds, signed as AUTH_JWT_SECRET's are. Raises `ValueError`."""
-    assert config.auth_jwt_secret is not None
+    if config.auth_jwt_secret is None:
+        raise ValueError("AUTH_JWT_SECRET is not set, and tokens are signed with it")
     now = int(time.time())
     if not 0 < lasts < 4e9:
         raise ValueError("it must last for longer than nothing, and not for ever")

@@ -25,7 +25,7 @@ def job(run: Run, name: str = "job", **options: Any) -> dict[str, JobFile]:
     return {name: JobFile(name=name, file=f"jobs/{name}.py", run=run, **options)}
 
 
-async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     await asyncio.to_thread(wait_until, condition, seconds)
 
 
@@ -34,8 +34,17 @@ async def row_of(worker: Worker, id: str) -> Row:
     return row
 
 
+async def waits(worker: Worker, id: str) -> None:
+    """Wait until a job that was begun waits again: from then on the clock may be set."""
+    for _ in range(3000):
+        if (await row_of(worker, id))["token"] is None:
+            return
+        await anyio.sleep(0.01)
+    raise AssertionError(f"{id} does not wait")
+
+
 async def end_of(worker: Worker, id: str) -> Row:
-    for _ in range(1000):
+    for _ in range(3000):
         row = await row_of(worker, id)
         if row["done_at"] is not None:
             return row
@@ -382,6 +391,7 @@ async def test_retry_is_also_found_in_a_task_group(database_url: str):
     async with working(database_url, job(run, attempts=1), clock) as worker:
         await worker.put("job", id="a")
         await until(lambda: attempts)
+        await waits(worker, "a")
         clock.now += 1
         assert (await end_of(worker, "a"))["error"] is None
     assert attempts == [1, 1]
@@ -442,6 +452,7 @@ async def test_a_step_that_was_done_is_not_done_again(database_url: str):
         await worker.put("job", id="a")
         for number in (1, 2):
             await until(lambda number=number: len(results) == number)
+            await waits(worker, "a")
             clock.now += 60
         assert (await end_of(worker, "a"))["error"] is None
         assert await worker.db.read("SELECT * FROM house_step") == []  # what is done needs them no more
@@ -644,6 +655,7 @@ async def test_a_row_that_is_not_due_is_no_obstacle_and_one_that_is_tried_again_
         clock.now += 1
         await worker.put("job", id="fails", lane="a")
         await until(lambda: ran == ["fails"])
+        await waits(worker, "fails")
         clock.now += 1
         await worker.put("job", id="next", lane="a")
         await anyio.sleep(0.1)

@@ -331,16 +331,19 @@ def test_answers_that_are_written_count_read_or_not(serve: Serve, slow: Slow, mo
 def test_hundreds_of_readers_of_one_answer(serve: Serve, slow: Slow, model: ModelServer):
     url = serve(openai_base_url=model.url)
 
-    async def follow(client: httpx.AsyncClient) -> str:
-        return (await client.get(f"{url}{STREAM}")).text
+    there: set[int] = set()
+
+    async def follow(client: httpx.AsyncClient, number: int) -> str:
+        async with client.stream("GET", f"{url}{STREAM}") as response:
+            there.add(number)
+            if len(there) == 300:
+                slow.go_on()
+            return (await response.aread()).decode()
 
     async def all_of_them() -> list[str]:
         limits = httpx.Limits(max_connections=300)
         async with httpx.AsyncClient(headers=HEADERS, timeout=60, trust_env=False, limits=limits) as client:
-            tasks = [asyncio.create_task(follow(client)) for _ in range(300)]
-            await asyncio.sleep(1)
-            slow.go_on()
-            return list(await asyncio.gather(*tasks))
+            return list(await asyncio.gather(*(follow(client, number) for number in range(300))))
 
     with ask(url) as events:
         until(events, slow.pieces[0])
