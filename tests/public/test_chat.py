@@ -717,8 +717,9 @@ def test_a_narrow_screen_is_wide_enough(serve: Serve, model: ModelServer, page: 
     say(page, "W" * 300)
     expect(button(page, "Try again")).to_be_visible()
     assert is_wide_enough()
-    for name in ("Try again", "Send", "New chat"):
+    for name in ("Try again", "Send", "Chats", "New chat"):
         expect(button(page, name)).to_be_in_viewport(ratio=1)
+        assert button(page, name).evaluate("button => button.scrollHeight <= button.clientHeight"), name
 
 
 def test_the_keyboard_alone_can_do_everything(serve: Serve, model: ModelServer, page: Page):
