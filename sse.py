@@ -21,7 +21,7 @@ from anyio.lowlevel import RunVar
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from errors import handler_of, response_to
+from errors import ended_by_handler, handler_of, is_told_to_end, response_to
 from metrics import first_piece
 
 if TYPE_CHECKING:  # a default is what `-> EventStream` without more means: of any events
@@ -135,6 +135,11 @@ class EventStream(Response, Generic[Event]):
                         self._end("done")
                     except Exception as exc:
                         failure = exc
+                        self._end("error")
+                    except (asyncio.CancelledError, SystemExit) as exc:
+                        if is_told_to_end(exc):
+                            raise
+                        failure = ended_by_handler(exc)
                         self._end("error")
                 tasks.cancel_scope.cancel()
         return failure

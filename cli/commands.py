@@ -162,6 +162,7 @@ def start(given: argparse.Namespace) -> int:
         log_config=None,
         limit_concurrency=most_connections(config.chat_max_streams, descriptors()),
         timeout_graceful_shutdown=math.ceil(config.shutdown_grace) + 5,
+        timeout_worker_healthcheck=30,  # 5 otherwise: a busy machine then keeps the old process, and its settings
     )
     return 0
 

@@ -17,7 +17,7 @@ from router.paths import Segment
 # editors' backups and locks, databases and what they keep beside them
 LEFT_OUT = re.compile(r".*(~|\.(bak|orig|rej|swp|swo|tmp|py|pyc|db|sqlite3?|sqlite3?-\w+|db-\w+))|#.*#", re.IGNORECASE)
 
-RANGES = re.compile(rb"bytes\s*=\s*\d*-\d*(\s*,\s*\d*-\d*)*", re.IGNORECASE)
+RANGE = re.compile(rb"\s*(?:(\d{1,18})-(\d{0,18})|-\d{1,18})\s*")
 
 
 class PublicFile:
@@ -49,8 +49,17 @@ class PublicFile:
 def without_odd_ranges(scope: Scope) -> Scope:
     """Ignore a range in a unit that is not known, or that is none (RFC 9110 14.2): Starlette answers 400."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
-    kept = [(name, value) for name, value in headers if name != b"range" or RANGES.fullmatch(value)]
+    kept = [(name, value) for name, value in headers if name != b"range" or are_ranges(value)]
     return scope if len(kept) == len(headers) else {**scope, "headers": kept}
+
+
+def are_ranges(value: bytes) -> bool:
+    """Whether a header's value is a set of byte ranges, as RFC 9110 14.1.1 and 14.1.2 write them."""
+    unit, _, parts = value.partition(b"=")
+    found = [RANGE.fullmatch(part) for part in parts.split(b",")]
+    return unit.strip().lower() == b"bytes" and all(
+        one is not None and (not one[2] or int(one[1]) <= int(one[2])) for one in found
+    )
 
 
 def public_files(folder: Path) -> list[PublicFile]:

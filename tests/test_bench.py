@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from starlette.responses import JSONResponse
 
+from bench import layers, rows
 from bench.machine import Unfit
 from bench.routing import APPS, check, questions
 from tests.servers import serving
@@ -17,6 +18,20 @@ pytestmark = pytest.mark.slow
 def test_every_app_answers_what_it_is_asked(name: str, size: int, tmp_path: Path):
     with serving(APPS[name](size, tmp_path), lifespan="auto") as url:
         check(port_of(url), size)
+
+
+@pytest.mark.parametrize("name", ["bare", "starlette", "ours"])
+def test_every_app_gives_the_rows(name: str, tmp_path: Path):
+    with serving(rows.APPS[name](tmp_path), lifespan="auto") as url:
+        rows.check(port_of(url))
+
+
+def test_each_layer_more_gives_the_same_answer(tmp_path: Path):
+    stacks = layers.stacks(tmp_path)
+    assert list(stacks)[-2:] == ["+ PlainFailure", "the whole app"]
+    for app in stacks.values():
+        with serving(app, lifespan="off", interface="asgi3") as url:
+            check(port_of(url), 2)
 
 
 def test_an_app_that_answers_wrongly_is_not_measured():

@@ -6,6 +6,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -518,6 +519,43 @@ def test_what_a_handler_cancels_or_ends_itself_is_an_error_like_any_other(
         response = client.request(method, "/x")
         assert (response.status_code, response.json()) == (500, {"error": "Internal server error"})
     assert "left" not in caplog.text
+
+
+def test_plain_handlers_run_at_once_up_to_the_setting_and_async_ones_beside_them(serve_tree: ServeTree):
+    plain = IMPORTS + (
+        "import threading\nlock, go = threading.Lock(), threading.Event()\n"
+        "now = {'arrived': 0, 'inside': 0, 'most': 0}\n"
+        "def GET():\n"
+        "    with lock:\n"
+        "        now['inside'] += 1\n"
+        "        now['most'] = max(now['most'], now['inside'])\n"
+        "    go.wait(60)\n"
+        "    with lock:\n        now['inside'] -= 1\n"
+        "    return PlainTextResponse('ok')\n"
+        "async def PUT():\n    return JSONResponse(now)\n"
+        "async def POST():\n    go.set()\n    return PlainTextResponse('go')\n"
+    )
+    counts = (
+        "from starlette.middleware import Middleware\n"
+        "class Counts:\n"
+        "    def __init__(self, app): self.app = app\n"
+        "    async def __call__(self, scope, receive, send):\n"
+        "        from .route import now\n"
+        "        now['arrived'] += scope['method'] == 'GET'\n"
+        "        await self.app(scope, receive, send)\n"
+        "middleware = [Middleware(Counts)]\n"
+    )
+    url = serve_tree({"plain/route.py": plain, "plain/middleware.py": counts}, handler_threads=2)
+
+    def now() -> dict[str, int]:
+        return httpx.put(f"{url}/plain", trust_env=False).json()
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(httpx.get, f"{url}/plain", trust_env=False, timeout=60) for _ in range(4)]
+        wait_until(lambda: (now()["arrived"], now()["inside"]) == (4, 2))
+        assert httpx.post(f"{url}/plain", trust_env=False).text == "go"
+        assert [answer.result().text for answer in asked] == ["ok"] * 4
+    assert now() == {"arrived": 4, "inside": 0, "most": 2}
 
 
 @pytest.mark.parametrize(

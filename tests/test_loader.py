@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from loader import RouteError, load_routes, parse_folder
+from loader import RouteError, load_files, load_routes, parse_folder
 from modules import component, escape
 from router import Route, Segment
 from tests.servers import write_tree
@@ -596,6 +596,16 @@ def test_a_file_is_executed_once_whoever_imports_it_first(tmp_path: Path, folder
     get([borrower], f"/{first}")
     path = lender.path.replace("[id]", "7").replace("[...slug]", "7")
     assert get([lender], path) == "['executed', 'seen']"
+
+
+@pytest.mark.parametrize("folder", ["jobs", "channels"])
+@pytest.mark.parametrize("first", ["aa", "zz"])
+def test_a_job_or_a_channel_is_executed_once_whoever_imports_it_first(tmp_path: Path, folder: str, first: str):
+    files = {"mm.py": "ITEMS = ['executed']\n", f"{first}.py": "from .mm import ITEMS\nITEMS.append('seen')\n"}
+    write_tree(tmp_path / folder, files)
+    found = load_files(tmp_path / folder, lambda name, shown, found: found)
+    assert found["mm"]["ITEMS"] is found[first]["ITEMS"]
+    assert found["mm"]["ITEMS"] == ["executed", "seen"]
 
 
 def test_a_file_that_ends_the_process_is_a_problem_like_any_other(tmp_path: Path):

@@ -941,7 +941,14 @@ def public(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (tmp_path / "public/link.txt").symlink_to(tmp_path / "secret.txt")
     (tmp_path / "public/linked").symlink_to(tmp_path)
     (tmp_path / "public/inner.txt").symlink_to(tmp_path / "public/a.txt")
+    (tmp_path / "public/latest").symlink_to("v2")
+    (tmp_path / "public/sub/round").symlink_to(tmp_path / "public/sub")
     files = {
+        "../public/v2/app.js": "version 2",
+        "../public/.env": "secret",
+        "../public/.git/config": "secret",
+        "../public/v2/.htpasswd": "secret",
+        "../public/v2/.well-known/x": "known",
         "../public/a.txt": "0123456789",
         "../public/both": "the file",
         "../public/sub/café 1.html": "<p>café",
@@ -968,6 +975,51 @@ def test_a_public_file_is_served_as_it_is(public: str):
     assert (status, head["content-length"], body) == (200, "10", "")
 
 
+@pytest.mark.parametrize(
+    ("range", "status", "body"),
+    [
+        ("bytes=0-", 206, "0123456789"),
+        ("bytes=-3", 206, "789"),
+        ("bytes=-100", 206, "0123456789"),
+        ("bytes=8-99", 206, "89"),
+        ("BYTES=0-0", 206, "0"),
+        ("bytes=0-0, 0-5, 3-6", 206, "0123456"),  # what overlaps is sent once
+        ("bytes=99-", 416, None),
+        ("bytes=-0", 416, None),
+        ("bytes=10-", 416, None),
+        ("bytes=5-2", 200, "0123456789"),  # a range that is none is ignored, and so is a set with one
+        ("bytes=0-0,5-2", 200, "0123456789"),
+        ("bytes=", 200, "0123456789"),
+        ("bytes=-", 200, "0123456789"),
+        ("bytes=a-b", 200, "0123456789"),
+        ("bytes 0-1", 200, "0123456789"),
+        ("bytes=0-1-2", 200, "0123456789"),
+        ("items=0-1", 200, "0123456789"),
+        ("bytes=" + "9" * 18 + "-", 416, None),
+        ("bytes=" + "9" * 5000 + "-", 200, "0123456789"),  # a server may ignore any
+        ("bytes=0-" + "9" * 5000, 200, "0123456789"),
+        ("bytes=" + ",".join(f"{n}-{n}" for n in range(10)) * 100, 200, "0123456789"),
+    ],
+)
+def test_a_range_is_answered_as_rfc_9110_14_says(public: str, range: str, status: int, body: str | None):
+    found, headers, text = ask(public, "/a.txt", Range=range)
+    assert found == status
+    if status == 416:
+        assert headers["content-range"] == "bytes */10"
+    else:
+        assert text == body
+    assert ask(public, "/a.txt", "HEAD", Range=range)[0] in (200, status)
+
+
+def test_ranges_apart_are_parts_and_too_many_are_the_whole(public: str):
+    status, headers, text = ask(public, "/a.txt", Range="bytes=0-1,5-6")
+    assert (status, headers["content-type"].partition(";")[0]) == (206, "multipart/byteranges")
+    assert re.findall(r"bytes (\d-\d)/10\s+(\d\d)", text) == [("0-1", "01"), ("5-6", "56")]
+    many = "bytes=" + ",".join(f"{n}-{n}" for n in (0, 2, 4, 6, 8)) + ",0-0" * 2000
+    assert ask(public, "/a.txt", Range=many)[0] in (200, 206)
+    assert ask(public, "/a.txt", Range="bytes=0-1", If_Range='"another"')[0] == 200
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_a_public_file_is_only_read(public: str, method: str):
     status, headers, body = ask(public, "/a.txt", method)
@@ -980,6 +1032,8 @@ def test_a_public_file_is_only_read(public: str, method: str):
         ("/both", "the file"),
         ("/sub/caf%C3%A9%201.html", "caf"),
         ("/.well-known/x", "known"),
+        ("/v2/.well-known/x", "known"),
+        ("/latest/app.js", "version 2"),
         ("/100%25.txt", "percent"),
         ("/index.html", "index"),
         ("/inner.txt", "0123456789"),
@@ -1004,6 +1058,12 @@ def test_a_public_file_comes_before_the_routes_but_not_before_the_root(public: s
         "/sub/..%5c..%5csecret.txt",
         "/link.txt",
         "/linked/secret.txt",
+        "/sub/round/../../../secret.txt",
+        "/.env",
+        "/%2eenv",
+        "/.git/config",
+        "/v2/.htpasswd",
+        "/latest/.htpasswd",
         "/%2Fetc/passwd",
         "//etc/passwd",
         "/a.txt%00",

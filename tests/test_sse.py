@@ -96,6 +96,23 @@ def test_an_unexpected_failure_is_logged_and_never_shown(serve_tree: ServeTree, 
     assert "while answering GET /count (routes/count/route.py)" in (logged.exc_text or "")
 
 
+def test_what_a_writer_waited_for_and_was_cancelled_is_an_error_and_nobody_left(
+    serve_tree: ServeTree, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "request")
+    waits = "import asyncio\ntask = asyncio.create_task(asyncio.sleep(9))\ntask.cancel()\nawait task"
+    assert httpx.get(f"{serve_tree(route('raise SystemExit'))}/count", trust_env=False).status_code == 500
+    url = serve_tree(route(f"await emit(1)\n{waits}"))
+    response = httpx.get(f"{url}/count", trust_env=False)
+    assert response.text == 'data: 1\n\ndata: {"error": "Internal server error"}\n\ndata: [DONE]\n\n'
+    wait_until(lambda: "GET /count 200" in caplog.text)
+    assert "ended=error" in caplog.text
+    assert "left" not in caplog.text
+    url = serve_tree(route(waits))
+    response = httpx.get(f"{url}/count", trust_env=False)
+    assert (response.status_code, response.json()) == (500, {"error": "Internal server error"})
+
+
 def test_a_stream_that_writes_nothing_still_ends_properly(serve_tree: ServeTree):
     assert httpx.get(f"{serve_tree(route('pass'))}/count", trust_env=False).text == "data: [DONE]\n\n"
 
