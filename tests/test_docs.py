@@ -72,6 +72,11 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "routes").mkdir()
     monkeypatch.chdir(tmp_path)  # where an example writes its files
     monkeypatch.syspath_prepend(tmp_path)  # pyright: ignore[reportUnknownMemberType] - pytest leaves it untyped
+    for document in DOCUMENTS:
+        for name in files_of(document):
+            sys.modules.pop(
+                name.removesuffix(".py"), None
+            )  # a clone may have an example of ours as a module of its own
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:

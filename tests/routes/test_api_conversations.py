@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from answers.writing import GONE
 from db import database
 from tests.conftest import HEADERS, TOKEN, Serve, kept_in
 from tests.servers import Exchange, ModelServer, breaks_off, one_piece, wait_until
@@ -199,13 +200,14 @@ def test_a_conversation_deleted_while_it_is_answered_stays_deleted(serve: Serve,
         await exchange.head()
         await exchange.delta("Hel")
         gone.append(delete(url, "/api/conversations/c").status_code)
-        await exchange.delta("lo", "stop")
-        await exchange.done()
+        await exchange.hang()
 
     gone: list[int] = []
     model.answer = wait
-    assert text_of(ask(url, conversationId="c")) == "Hello"
+    *_, last, done, _ = ask(url, conversationId="c").text.split("\n\n")
+    assert (last.split("data: ")[1], done) == (json.dumps({"error": GONE}), "data: [DONE]")
     assert gone == [200]
+    wait_until(lambda: model.aborted)
     assert get(url, "/api/conversations/c").status_code == 404
 
 
