@@ -74,9 +74,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(tmp_path)  # pyright: ignore[reportUnknownMemberType] - pytest leaves it untyped
     for document in DOCUMENTS:
         for name in files_of(document):
-            sys.modules.pop(
-                name.removesuffix(".py"), None
-            )  # a clone may have an example of ours as a module of its own
+            sys.modules.pop(name.removesuffix(".py"), None)  # a clone may have one of its own
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
