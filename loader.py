@@ -30,12 +30,11 @@ from starlette.middleware import Middleware
 from modules import Modules, RouteError, load_alone, modules_of, plain, shown
 from nearest import distance
 from router import VERBS, Guard, Handler, Route, Router, Routes, Segment
+from router.conflicts import conflicts
 from router.guards import wrap
 from typed.signature import HandlerError
 
 T = TypeVar("T")
-
-Place = tuple[str | int, ...]  # a node of the tree: texts, and ranks where a parameter stands
 
 
 class RouteFile(NamedTuple):
@@ -56,7 +55,7 @@ def load_routes(root: Path) -> Routes:
     problems: list[Exception] = []
     files, middlewares = walk(root, problems)
     files.sort(key=order)
-    problems += conflicts(files)
+    problems += map(RouteError, conflicts(files))
     modules = modules_of(root)
     for file in [*files, *middlewares]:
         modules.package(file.file.parent)  # known from the first: a file may import any other
@@ -84,9 +83,7 @@ def outermost_first(file: RouteFile) -> tuple[int, bool, int, str]:
 def load_guards(modules: Modules, files: Sequence[RouteFile], problems: list[Exception]) -> list[Guard]:
     """Load the middleware of every folder, the outermost first; what is wrong joins ``problems``."""
     guards: list[Guard] = []
-    for file in sorted(
-        files, key=lambda file: (len(file.segments), bool(file.inside), len(file.file.parts), file.shown)
-    ):
+    for file in sorted(files, key=outermost_first):
         try:
             middleware = collect_middleware(modules.load(file.file), file.shown)
             guard = Guard(file.segments, middleware, file.shown, file.inside)
@@ -225,48 +222,6 @@ def parse_folder(name: str) -> Segment:
     if text in (".", ".."):
         raise ValueError(f"'{name}' can never be reached: clients resolve '{text}'. Rename the folder.")
     return Segment(0, text)
-
-
-def conflicts(files: Sequence[RouteFile]) -> list[Exception]:
-    """Return what is wrong between files: two on one path, two names for one parameter, and catch-alls that clash."""
-    problems: list[Exception] = []
-    named: dict[
-        Place, tuple[str, RouteFile]
-    ] = {}  # the parameter's name at each place of the tree, and where it stands
-    answering: dict[Place, RouteFile] = {}
-
-    def report(problem: str, *involved: RouteFile) -> None:
-        fix = "Rename or remove one of them" if len(involved) > 1 else "Rename one of the folders"
-        problems.append(RouteError(f"{problem}: {' and '.join(file.shown for file in involved)}. {fix}."))
-
-    for file in files:
-        place: Place = ()
-        names: set[str] = set()
-        clash = False
-        for rank, text in file.segments:
-            if rank == 0:
-                place += (text,)
-                continue
-            if text in names:
-                report(f'You cannot have the same slug name "{text}" repeat within a single dynamic path', file)
-            names.add(text)
-            before, first = named.setdefault((*place, rank), (text, file))
-            if before != text:
-                clash = True
-                different = f"('{before}' !== '{text}')"
-                report(f"You cannot use different slug names for the same dynamic path {different}", first, file)
-            if rank == 3 and (required := named.get((*place, 2))):
-                both = "You cannot use both a required and optional catch-all route at the same level"
-                report(both, required[1], file)
-            if rank == 3 and (plain := answering.get(place)):
-                same = "You cannot define a route with the same specificity as an optional catch-all route"
-                report(same, plain, file)
-            place += (rank,)
-        other = answering.setdefault(place, file)
-        if other is not file and not clash:
-            path = "/" + "/".join(map(str, file.segments))
-            report(f"Conflicting routes at {path}: only one file can answer there", other, file)
-    return problems
 
 
 def load_files(root: Path, read: Callable[[str, str, Mapping[str, Any]], T]) -> dict[str, T]:

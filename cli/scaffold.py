@@ -11,7 +11,6 @@ from loader import (
     RouteError,
     RouteFile,
     below_catch_all,
-    conflicts,
     is_transparent,
     order,
     parse_folder,
@@ -19,6 +18,7 @@ from loader import (
     walk,
 )
 from router import Route, Segment
+from router.conflicts import conflicts
 from router.public import public_files
 
 WIDTH = 120  # of a line, as in pyproject.toml
@@ -113,8 +113,8 @@ def clashes(root: Path, file: RouteFile) -> list[Exception]:
     if problem := below_catch_all(file):
         return [problem]
     found, _ = walk(root, [])
-    before = {str(problem) for problem in conflicts(sorted(found, key=order))}
-    return [problem for problem in conflicts(sorted([*found, file], key=order)) if str(problem) not in before]
+    before = conflicts(sorted(found, key=order))
+    return [RouteError(words) for words in conflicts(sorted([*found, file], key=order)) if words not in before]
 
 
 def example(route: Route) -> str:
