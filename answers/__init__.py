@@ -237,12 +237,12 @@ class Answers:
         if state in ("left", "stopped") or (state == "error" and failure is None):
             failure = ended(state, reason)  # whatever else the cancelled writer raised
         answer.complete()
-        how = {"reason": reason, "finish": answer.finish}
+        turn = writing.turn
         tokens = {"tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out}
         until = time.monotonic() + (SAVE_PATIENCE if not self._is_closing else 1.0)
         while reason != GONE:
             try:
-                await self.store.save(writing.turn, answer.text, state, **how, **tokens)
+                await self.store.save(turn, answer.text, state, reason=reason, finish=answer.finish, **tokens)
                 break
             except Exception:
                 if time.monotonic() > until:

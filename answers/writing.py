@@ -8,7 +8,7 @@ import anyio
 from answers.live import Answer, Ended, Ending
 from store import Question, Turn
 
-WORDS = {
+WORDS: dict[tuple[str, str | None], str] = {
     ("left", None): "The answer was stopped, since nobody was reading it.",
     ("stopped", "client"): "The answer was stopped.",
     ("stopped", "server"): "The server is stopping. Ask again in a moment.",
@@ -29,8 +29,8 @@ def replayed(turn: Turn) -> Answer:
     answer = Answer(turn.turn, turn.answer_id)
     answer.add([turn.content])
     answer.finish, answer.tokens_in, answer.tokens_out = turn.finish, turn.tokens_in, turn.tokens_out
-    failure = None if turn.state == "done" else ended(turn.state, turn.reason)
     assert turn.state != "running"
+    failure = None if turn.state == "done" else ended(turn.state, turn.reason)
     answer.close(turn.state, reason=turn.reason, failure=failure)
     return answer
 

@@ -3,6 +3,7 @@
 import ast
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,11 @@ def test_some_modules_know_nothing_of_others(module: str, strangers: set[str]):
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     assert not {name.split(".")[0] for name in names} & strangers
+
+
+def test_every_folder_of_the_machine_is_type_checked():
+    checked = tomllib.loads((HERE / "pyproject.toml").read_text())["tool"]["pyright"]["include"]
+    assert {name for name in FLOOR if (HERE / name).is_dir()} | {"*.py"} <= set(checked)
 
 
 def test_a_lint_rule_that_is_set_aside_says_why():

@@ -4,7 +4,7 @@ import math
 import traceback
 from pathlib import Path
 from secrets import SystemRandom
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, cast
 
 from db import Row, Statement
 from worker.files import JobFile
@@ -111,7 +111,7 @@ def found(failure: BaseException, kind: type[T]) -> T | None:
     if isinstance(failure, kind):
         return failure
     if isinstance(failure, BaseExceptionGroup):
-        matching, others = failure.split(kind)
+        matching, others = cast("BaseExceptionGroup[BaseException]", failure).split(kind)
         if matching is not None and others is None:
             return found(matching.exceptions[0], kind)
     return None
