@@ -72,8 +72,25 @@ def channel_file(name: str, shown: str, found: Mapping[str, Any]) -> Channel:
 
 async def is_senders(channel: Channel, request: Request[Any], body: bytes) -> bool:
     """Whether a body is the sender's: True alone says so, not a coroutine nor anything else that is true."""
-    said: object = channel.verify(request, body)
-    return (await said if inspect.isawaitable(said) else said) is True
+    try:
+        said: object = channel.verify(request, body)
+        return (await said if inspect.isawaitable(said) else said) is True
+    except Exception as exc:  # whose it is cannot be told: 500, and a sender delivers again
+        exc.add_note(f"while {channel.file} verified a delivery")
+        raise
+
+
+def read_body(channel: Channel, request: Request[Any], body: bytes) -> Any:
+    """Read a body that is the sender's; as its text where the channel's own `parse` fails. Raises `ValueError`."""
+    if channel.parse is None:
+        return json.loads(body)
+    try:
+        return channel.parse(request, body)
+    except ValueError:  # it says so: this is not what the sender sends
+        raise
+    except Exception:
+        logger.exception("%s: cannot read a delivery; it is kept as text", channel.file)
+        return body.decode(errors="replace")
 
 
 def handshake_with(channel: Channel, payload: Any) -> Response | None:
@@ -112,7 +129,16 @@ def events_of(channel: Channel, request: Request[Any], payload: Any) -> list[Eve
     except Exception:
         logger.exception("%s: cannot tell the events of a delivery apart; it is kept whole", channel.file)
         found = [payload]
-    return [_event(channel, request, event) for event in found]
+    return [_event(channel, request, as_json(event)) for event in found]
+
+
+def as_json(event: Any) -> Any:
+    """Return an event as JSON has it: null for NaN and Infinity, as JavaScript writes them."""
+    try:
+        json.dumps(event, allow_nan=False)
+        return event
+    except ValueError:
+        return json.loads(json.dumps(event), parse_constant=lambda word: None)
 
 
 def _event(channel: Channel, request: Request[Any], event: Any) -> Event:

@@ -78,7 +78,9 @@ def payload_of(more: Sequence[str]) -> Any:
     if not more:
         return None
     try:
-        return json.loads(more[0])
+        payload = json.loads(more[0])
+        json.dumps(payload, allow_nan=False)  # which `loads` lets through
+        return payload
     except ValueError as exc:
         raise Impossible(f"The payload {more[0]!r} is not JSON: {exc}. Quote a text twice: '\"text\"'") from None
 

@@ -160,6 +160,8 @@ async def test_what_runs_is_not_deleted(database_url: str):
     [
         (["run", "dayly"], "There is no job 'dayly'; did you mean daily?"),
         (["run", "daily", "{"], "The payload '{' is not JSON"),
+        (["run", "daily", "[NaN]"], "The payload '[NaN]' is not JSON: Out of range float values"),
+        (["run", "daily", "1e999"], "The payload '1e999' is not JSON: Out of range float values"),
         (["replay", "nope"], "There is no job nope"),
         (["cancel", "nope"], "There is no job nope"),
         (["delete", "nope"], "There is no job nope"),

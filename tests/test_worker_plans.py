@@ -24,11 +24,11 @@ def claim(db: Database, heads: int = 0) -> tuple[str, Any]:
 
 
 def renewal(db: Database) -> tuple[str, Any]:
-    return renewals([("due-1", "token")], LATER)[0]
+    return renewals(db, [("due-1", "token")], LATER)[0]
 
 
 def ended(db: Database) -> tuple[str, Any]:
-    return ends([({"id": "due-1", "token": "t"}, End(LATER, LATER, None, 1, 1, "done"))])[0]
+    return ends(db, [({"id": "due-1", "token": "t"}, End(LATER, LATER, None, 1, 1, "done"))])[0]
 
 
 STATEMENTS: dict[str, tuple[Callable[[Database], tuple[str, Any]], set[str]]] = {
@@ -38,7 +38,7 @@ STATEMENTS: dict[str, tuple[Callable[[Database], tuple[str, Any]], set[str]]] = 
     "renewal": (renewal, {"_job_"}),
     "end": (ended, {"_job_"}),
     "steps": (lambda db: (steps.STEPS, ("due-1",)), {"key"}),
-    "steps of what is done": (lambda db: many(DROP_STEPS, ("TEXT",), [("due-1",)])[0], {"key"}),
+    "steps of what is done": (lambda db: many(db, DROP_STEPS, ("TEXT",), [("due-1",)])[0], {"key"}),
     "called off": (lambda db: (CALLED_OFF, ()), {"house_job_"}),
     "claims that lapsed": (lambda db: (with_names(LET_GO, NAMES), (LATER, *NAMES)), {"house_job_"}),
     "names without a file": (lambda db: (with_names(WITHOUT_FILE, NAMES), (LATER, *NAMES)), {"house_job_due"}),

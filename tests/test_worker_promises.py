@@ -212,17 +212,13 @@ async def test_a_plain_job_over_its_timeout_is_told_and_has_failed_when_it_retur
         assert (await end_of(worker, "a"))["error"] == "its timeout of 0.05 s was over"
 
 
-async def test_a_job_that_catches_its_timeout_and_goes_on_is_told(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
-    monkeypatch.setattr("worker.runs.AGAIN", 0.01)
-
+async def test_a_job_that_catches_its_timeout_and_goes_on_is_told(database_url: str, caplog: pytest.LogCaptureFixture):
     async def goes_on(job: Job) -> None:
         while "it catches CancelledError" not in caplog.text:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(60)
 
-    async with working(database_url, job(goes_on, attempts=1, timeout=0.05)) as worker:
+    async with working(database_url, job(goes_on, attempts=1, timeout=0.05), poll=0.01) as worker:
         await worker.put("job", id="a")
         assert (await end_of(worker, "a"))["error"] == "its timeout of 0.05 s was over"
     assert "job a (jobs/job.py) was stopped (overtime) and still runs" in caplog.text
@@ -423,6 +419,16 @@ async def test_give_up_is_not_tried_again_and_says_why(database_url: str, caplog
     assert "job a: gave up: blocked by the user" in caplog.text
 
 
+async def test_the_words_of_give_up_are_cut_where_errors_are(database_url: str, caplog: pytest.LogCaptureFixture):
+    async def run(job: Job) -> None:
+        raise GiveUp("x" * 10_000)
+
+    async with working(database_url, job(run)) as worker:
+        await worker.put("job", id="a")
+        assert (await end_of(worker, "a"))["error"] == f"gave up: {'x' * 491}"
+        await until(lambda: f"job a: gave up: {'x' * 491}" in [record.getMessage() for record in caplog.records])
+
+
 # Steps.
 
 
@@ -518,6 +524,25 @@ async def test_a_result_that_is_not_json_fails_the_attempt_with_the_steps_name(d
         await worker.put("job", id="a")
         error = (await end_of(worker, "a"))["error"]
     assert error.startswith("step 'part-1': its result is not JSON: Object of type object")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "a step's name is empty"),
+        ("x" * 201, "a step's name has 201 characters: at most 200. Use a digest of it"),
+        ("a\0", "a step's name 'a\\x00' has the character '\\x00': no control characters, line ends or half pairs"),
+    ],
+)
+async def test_a_step_that_could_not_be_stored_is_not_done(database_url: str, name: str, words: str):
+    async def run(job: Job) -> None:
+        await step(job, name, done.append, 1)
+
+    done: list[int] = []
+    async with working(database_url, job(run, attempts=1)) as worker:
+        await worker.put("job", id="a")
+        assert (await end_of(worker, "a"))["error"] == words
+    assert done == []
 
 
 async def test_a_step_of_a_lost_claim_stores_nothing_and_ends_the_run(database_url: str):
@@ -772,9 +797,14 @@ async def test_rows_behind_a_full_lane_are_no_obstacle(database_url: str, lane: 
         ({"id": "x" * 201}, ValueError, "id has 201 characters: at most 200"),
         ({"lane": "x" * 201}, ValueError, "lane has 201 characters"),
         ({"lane": 7}, TypeError, "lane is a text"),
-        ({"id": "a\0"}, ValueError, "no database takes"),
-        ({"id": "a\ud800"}, ValueError, "no database takes"),
+        ({"id": "a\0"}, ValueError, r"id 'a\\x00' has the character '\\x00': no control characters"),
+        ({"id": "a\ud800"}, ValueError, "half pairs"),
+        ({"id": "a\nERROR: forged"}, ValueError, r"has the character '\\n'"),
+        ({"lane": "a\u2028b"}, ValueError, r"lane 'a\\u2028b' has the character"),
+        ({"lane": "a\x1b[2J"}, ValueError, r"lane .* has the character '\\x1b'"),
         ({"payload": object()}, TypeError, "not JSON serializable"),
+        ({"payload": {"n": float("nan")}}, ValueError, "the payload is not JSON: .*Write None for NaN and Infinity"),
+        ({"payload": [float("-inf")]}, ValueError, "the payload is not JSON"),
         ({"id": "a", "unique": "sometimes"}, ValueError, "is not known"),
         ({"unique": "pending"}, ValueError, "is about an id"),
     ],

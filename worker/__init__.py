@@ -11,6 +11,7 @@ every schedule under an id that is the same in every process, so that however ma
 | `table.py` | the states of a row, and who may change them; `put` |
 | `operator.py` | what an operator sees and does: overview, run, cancel, replay, delete |
 | `claims.py` | which rows a process takes, and how it keeps them |
+| `claimed.py` | what this process has claimed: claims renewed, ends written down |
 | `runs.py` | a claimed row while it runs: its task or thread, its time |
 | `ends.py` | how a run ended, and what becomes of its row |
 | `schedules.py` | the occurrences of schedules |

@@ -105,9 +105,9 @@ def claim_text(names: int, heads: int, lock: str) -> str:
     return CLAIM.format(room=room, found="\n  UNION ALL ".join(parts))
 
 
-def renewals(claims: Sequence[tuple[str, str]], until: float) -> list[Statement]:
+def renewals(db: Database, claims: Sequence[tuple[str, str]], until: float) -> list[Statement]:
     """Keep claims, each an id and a token; the ids of those that are still ours come back."""
-    return many(RENEW, RENEW_TYPES, [(id, token, until) for id, token in claims])
+    return many(db, RENEW, RENEW_TYPES, [(id, token, until) for id, token in sorted(claims)])
 
 
 def with_names(sql: str, names: Sequence[str], first: int = 2) -> str:

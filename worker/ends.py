@@ -6,7 +6,7 @@ from pathlib import Path
 from secrets import SystemRandom
 from typing import Literal, NamedTuple, TypeVar, cast
 
-from db import Row, Statement
+from db import Database, Row, Statement
 from worker.files import JobFile
 from worker.table import many
 
@@ -77,9 +77,10 @@ def end_of(row: Row, file: JobFile, failure: BaseException | None, stopped: Stop
         return End(now, None, row["error"], attempts - 1, begun, "handed back: the server stops")
     if again := found(failure, Retry):
         at = now + again.after
-        return End(at, None, row["error"], attempts - 1, begun, f"not now: {again.args[0]}")
+        return End(at, None, row["error"], attempts - 1, begun, kept(f"not now: {again.args[0]}"))
     if never := found(failure, GiveUp):
-        return over(f"gave up: {kept(str(never))}", f"gave up: {never}")
+        words = kept(f"gave up: {never}")
+        return over(words, words)
     if attempts < file.attempts:
         words = f"failed, and will be tried again (attempt {attempts})"
         return End(now + delay(attempts), None, where(failure, file.file), attempts, begun, words, True)
@@ -117,15 +118,19 @@ def found(failure: BaseException, kind: type[T]) -> T | None:
     return None
 
 
-def ends(found: "list[tuple[Row, End]]") -> list[Statement]:
-    """Write ends down, each where the claim is still ours; the ids of these come back."""
+def ends(db: Database, found: "list[tuple[Row, End]]") -> list[Statement]:
+    """Write ends down, each where the claim is still ours; the ids of these come back.
+
+    In the order of the ids, as `renewals` does: two statements lock equal rows in the same order.
+    """
     return many(
+        db,
         END,
         END_TYPES,
         [
             # what was done needs its id alone: somebody's message must not outlive the conversation that it is in
             (row["id"], row["token"], *end[:5], int(end.done_at is not None and end.error is None))
-            for row, end in found
+            for row, end in sorted(found, key=lambda one: one[0]["id"])
         ],
     )
 

@@ -1,7 +1,7 @@
-"""The loop of a process: write down what has ended, claim as many rows as there are free places, run them, wait.
+"""The loop of a process: claim as many rows as there are free places, run them, wait.
 
-One turn is one transaction, however many rows it ends and claims. Between turns it waits for a job that ends, for a
-job that is put here or elsewhere, for the next attempt of one of its own, and for the poll, which needs none of these.
+One turn is one claim, however many rows it takes. Between turns it waits for a job that ends, for a job that is put
+here or elsewhere, for the next attempt of one of its own, and for the poll, which needs none of these.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-from db import Conflict, Database, Row, Statement
+from db import Conflict, Database, Row
+from worker.claimed import WRITERS, Claim, Claimed
 from worker.claims import (
     CALLED_OFF,
     HEADS,
@@ -20,20 +21,17 @@ from worker.claims import (
     NAMES,
     WITHOUT_FILE,
     claim_statement,
-    renewals,
     sorted_rows,
     with_names,
 )
-from worker.ends import DROP_STEPS, End, cancelled, crashed, end_of, ends, not_beside, skipped
+from worker.ends import End, cancelled, crashed, end_of, not_beside, skipped
 from worker.files import JobFile
 from worker.operator import Operator
 from worker.runs import Run, hold_tasks
 from worker.schedules import DUE, forgotten, next_occurrences, scheduled_at
-from worker.table import STATE, many
+from worker.table import STATE
 
 logger = logging.getLogger("worker")
-
-Claim = tuple[str, str]  # an id and a token
 
 LEASE = 60.0  # seconds that a claim lasts unless it is renewed
 POLL = 5.0  # seconds between looks for work that another process left behind
@@ -69,16 +67,15 @@ class Worker(Operator):
         self.at_once = at_once
         self.grace = grace
         self.running: dict[Claim, Run] = {}
-        self._claims: dict[Claim, asyncio.Event] = {}  # what is claimed here; set when its end is written down
+        self.claimed = Claimed(self)
         self._wake = asyncio.Event()  # something is to be done
         self._look = False  # another process may have changed something
-        self._ended: list[tuple[Row, End, Run | None]] = []  # not written down yet
         self._ticks: list[asyncio.Future[None]] = []  # who wait for a turn that begins occurrences
         self._ticked = False
+        self._is_full = False  # the last claim did not get all that is due
         self._turns = 0
         self._lane = ""  # where the next look at the heads of lanes begins
         self._looked_at = self._polled_at = 0.0
-        self._renewed_at = clock()
         self._serving = self._stopping = False
         self._notified_at = 0.0
         self._told: set[str] = set()
@@ -91,22 +88,21 @@ class Worker(Operator):
         self._serving = True
         hold_tasks(asyncio.get_running_loop())
         unlisten = self.db.listen("jobs", self._on_change)
-        keeping = asyncio.create_task(self._keep_claims(), name="worker: claims")
+        tasks = [
+            asyncio.create_task(self._turn_until_stopped(), name="worker: turns"),
+            *(asyncio.create_task(self.claimed.write_ends(), name=f"worker: ends {n}") for n in range(WRITERS)),
+            asyncio.create_task(self.claimed.keep(), name="worker: claims"),
+        ]
         try:
-            turning = asyncio.create_task(self._turn_until_stopped(), name="worker: turns")
-            try:
-                await asyncio.wait({turning, keeping}, return_when=asyncio.FIRST_COMPLETED)
-                (turning if turning.done() else keeping).result()
-            finally:
-                turning.cancel()
-                await asyncio.gather(turning, return_exceptions=True)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
             self._serving = False
             unlisten()
-            keeping.cancel()
-            for timer in self._timers:
-                timer.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
+            for ending in (*tasks, *self._timers):
+                ending.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
     def is_alive(self) -> bool:
@@ -117,7 +113,11 @@ class Worker(Operator):
         """Take no more work; running jobs have ``grace`` seconds to end, then they are handed back uncounted."""
         if not self._stopping:
             self._stopping = True
-            self._wake.set()
+            self.wake()
+
+    def wake(self) -> None:
+        """Look for work, or for what has ended."""
+        self._wake.set()
 
     async def _turn_until_stopped(self) -> None:
         while not self._stopping:
@@ -157,28 +157,24 @@ class Worker(Operator):
             logger.error("job %s did not stop: its claim lapses in %s s", run.row["id"], self.lease)
 
     async def _until_ended(self, seconds: float) -> None:
-        """Write down what ends, for so many seconds at most, or until nothing runs."""
+        """Wait until nothing runs and every end is written down, for so many seconds; a write is waited for."""
         until = time.monotonic() + seconds
-        while self.running or self._ended:
+        while self.running or not self.claimed.is_written:
             self._wake.clear()
-            try:
-                await self._write()
-            except Exception:
-                logger.warning("cannot write down how jobs went, trying again", exc_info=True)
-                await asyncio.sleep(min(1.0, max(0.0, until - time.monotonic())))
-            if (self._ended or not self.running) and time.monotonic() < until:
-                continue
-            if (left := until - time.monotonic()) <= 0:
+            if (left := until - time.monotonic()) > 0:
+                await self._wait(left, self._woken)
+            elif self.claimed.is_writing:
+                await self._woken()
+            else:
                 return
-            await self._wait(left, self._woken)
 
     # One turn.
 
     async def _turn(self) -> bool:
-        """Write down what has ended, and begin what is due. True where there may be more to begin."""
+        """Begin what is due. True where there may be more to begin."""
         now = self.clock()  # also the claim's: this process may be stopped for longer than a lease at any await
-        if now - self._renewed_at > self.lease / 2:
-            await self._renew()  # what runs here must not be claimed again
+        if now - self.claimed.renewed_at > self.lease / 2:
+            await self.claimed.renew()  # what runs here must not be claimed again
         ticks, self._ticks = self._ticks, []
         ticked = self._ticked = self._ticked or bool(ticks)
         self._turns += 1
@@ -186,10 +182,11 @@ class Worker(Operator):
         places = self.at_once - len(self.running)
         room = self._room(places)
         try:
-            claimed = await self._write(claim(self, room, places, now, ticked=ticked)) if room else await self._write()
-            count = self._begin(claimed)
+            count = self._begin(await self._claim(room, places, now, ticked=ticked)) if room else 0
+            self._is_full = not room or count >= places or len(self.jobs) > NAMES
             if room and (count < places or self._turns % LOOK_AT_HEADS == 0):
                 count += await self._begin_heads(now, ticked=ticked)
+                self._is_full |= bool(self._lane)
         finally:
             for tick in ticks:
                 if not tick.done():
@@ -217,62 +214,35 @@ class Worker(Operator):
             for name in names
         }
 
-    async def _write(self, *claims: Statement) -> list[Row]:
-        """Write down what has ended, and claim, in one transaction; the rows that were claimed."""
-        ended, self._ended = self._ended, []
-        statements = ends([(row, end) for row, end, _ in ended])
-        count = len(statements)
-        if done := [(row["id"],) for row, end, run in ended if run is not None and run.steps and end.done_at]:
-            statements += many(DROP_STEPS, ("TEXT",), done)
-        if not statements and not claims:
-            return []
+    async def _claim(
+        self, room: Mapping[str, int], places: int, now: float, *, ticked: bool, heads: Sequence[str] = ()
+    ) -> list[Row]:
+        token, lease = uuid4().hex, self.lease
+        statement = claim_statement(
+            self.db, token, room, now=now, lease=lease, places=places, ticked=ticked, heads=heads
+        )
         try:
-            try:
-                results = await self.db.write(*statements, *claims)
-            except Conflict:  # another process claimed a row of the same lane at the same moment
-                results = [*(await self.db.write(*statements) if statements else []), []]
-                self._wake.set()
-        except BaseException:
-            self._ended = ended + self._ended
-            raise
-        ours = {row["id"] for rows in results[:count] for row in rows}
-        for row, end, run in ended:
-            self._tell(row, end, run, is_ours=row["id"] in ours)
-        return sorted_rows(results[-1]) if claims else []
-
-    def _tell(self, row: Row, end: End, run: Run | None, *, is_ours: bool) -> None:
-        if not is_ours:
-            logger.error("lost the claim on %s: how it ended here is not written down", row["id"])
-        else:
-            failure = run.failure if run is not None and end.is_wrong else None
-            logger.log(
-                logging.ERROR if end.is_wrong else logging.INFO, "job %s: %s", row["id"], end.words, exc_info=failure
-            )
-            if end.done_at is None:
-                self._wake_in(end.run_at - self.clock())
-        self._settle((row["id"], row["token"]))
-
-    def _settle(self, claim: Claim) -> None:
-        if event := self._claims.pop(claim, None):
-            event.set()
+            [rows] = await self.db.write(statement)
+        except Conflict:  # another process claimed a row of the same lane at the same moment
+            self.wake()
+            return []
+        return sorted_rows(rows)
 
     def _begin(self, rows: Sequence[Row]) -> int:
         still_here = {id for id, _ in self.running}  # a run whose claim was lost, and which cannot be stopped
         for row in rows:
             file, now = self.jobs[row["name"]], self.clock()
-            self._claims[row["id"], row["token"]] = asyncio.Event()
+            self.claimed.add(row)
             if row["id"] in still_here:
-                self._ended.append((row, not_beside(row, now + self.poll), None))
+                self.claimed.end(row, not_beside(row, now + self.poll))
             elif row["cancelled_at"] is not None:
-                self._ended.append((row, cancelled(row, now), None))
+                self.claimed.end(row, cancelled(row, now))
             elif row["attempts"] > file.attempts:
-                self._ended.append((row, crashed(row, now), None))
+                self.claimed.end(row, crashed(row, now))
             elif is_first(row) and file.grace is not None and (late := now - scheduled_at(row["id"])) > file.grace:
-                self._ended.append((row, skipped(row, late, now), None))
+                self.claimed.end(row, skipped(row, late, now))
             else:
                 self.running[row["id"], row["token"]] = Run(self, row, file, self._on_end)
-        if self._ended:
-            self._wake.set()
         return len(rows)
 
     async def _begin_heads(self, now: float, *, ticked: bool) -> int:
@@ -284,42 +254,32 @@ class Worker(Operator):
         room = self._room(places)
         if not heads or not room:
             return 0
-        return self._begin(await self._write(claim(self, room, places, now, ticked=ticked, heads=heads)))
+        return self._begin(await self._claim(room, places, now, ticked=ticked, heads=heads))
 
     def _on_end(self, run: Run) -> None:
+        """A run is over. Its place is wanted where the last claim did not get all that is due."""
         del self.running[run.claim]
         if run.stopped == "lost":
             logger.error("job %s was stopped here: another process runs it", run.row["id"])
-            self._settle(run.claim)
+            self.claimed.drop(run.claim)
         else:
             end = end_of(run.row, run.file, run.failure, run.stopped, self.clock())
-            self._ended.append((run.row, end, run))
-        self._wake.set()
+            self.claimed.end(run.row, end, run)
+        if self._is_full or self._stopping or run.file.at_once is not None:
+            self.wake()
 
-    # Keeping claims, and noticing what others change.
+    def written(self, row: Row, end: End) -> None:
+        """An end is on disk: the next of its lane can be claimed, or itself, later."""
+        if end.done_at is None:
+            self._wake_in(end.run_at - self.clock())
+        if row["lane"] is not None or self._stopping:
+            self.wake()
 
-    async def _keep_claims(self) -> None:
-        while True:
-            await asyncio.sleep(self.lease / 3)
-            try:
-                await self._renew()
-            except Exception:
-                logger.exception("cannot renew the claims on %s", ", ".join(id for id, _ in self.running))
-
-    async def _renew(self) -> None:
-        """Keep the claims, and stop the jobs whose claim was lost: another process runs them by then."""
-        now, claims = self.clock(), list(self._claims)
-        results = await self.db.write(*renewals(claims, now + self.lease)) if claims else []
-        self._renewed_at = now
-        kept = {(row["id"], row["token"]) for rows in results for row in rows}
-        for claim in claims:
-            if claim not in kept and (run := self.running.get(claim)):
-                logger.error("lost the claim on %s: stopping it here", claim[0])
-                run.stop("lost")
+    # Noticing what others change.
 
     def _on_change(self) -> None:
         self._look = True
-        self._wake.set()
+        self.wake()
 
     async def _stop_called_off(self) -> None:
         """Stop what an operator has called off."""
@@ -352,14 +312,14 @@ class Worker(Operator):
 
             def wake() -> None:
                 self._timers.discard(timer)
-                self._wake.set()
+                self.wake()
 
             timer = asyncio.get_running_loop().call_later(max(0.0, seconds) + 0.001, wake)
             self._timers.add(timer)
 
     async def _changed(self) -> None:
         """Wake this process, and the others where this one runs nothing or has no free place."""
-        self._wake.set()
+        self.wake()
         if self._serving and not self._stopping and len(self.running) < self.at_once:
             return
         if (
@@ -387,14 +347,14 @@ class Worker(Operator):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     await self._begin_occurrences()
-                    for event in [event for claim, event in self._claims.items() if claim[0] in due]:
+                    for event in [event for claim, event in self.claimed.events.items() if claim[0] in due]:
                         await event.wait()
         return {id: await self._outcome(id) for id in due}
 
     async def _begin_occurrences(self) -> None:
         turned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ticks.append(turned)
-        self._wake.set()
+        self.wake()
         await turned
 
     async def _outcome(self, id: str) -> str:
@@ -405,21 +365,6 @@ class Worker(Operator):
         if state == "waiting":
             return "will retry" if rows[0]["begun"] or rows[0]["attempts"] else "running"
         return state
-
-
-def claim(
-    worker: Worker, room: Mapping[str, int], places: int, now: float, *, ticked: bool, heads: Sequence[str] = ()
-) -> Statement:
-    return claim_statement(
-        worker.db,
-        uuid4().hex,
-        room,
-        now=now,
-        lease=worker.lease,
-        places=places,
-        ticked=ticked,
-        heads=heads,
-    )
 
 
 def is_first(row: Row) -> bool:

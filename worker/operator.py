@@ -87,7 +87,10 @@ class Operator(Table):
         }
 
     async def run(self, name: str, payload: Any = None) -> str:
-        """Put a job, to be begun at once, and return its id. Raises `Impossible` for a name that no file has."""
+        """Put a job, to be begun at once, and return its id.
+
+        Raises `Impossible` for a name that no file has, `ValueError` for a payload that is not JSON.
+        """
         if name not in self.jobs:
             near = difflib.get_close_matches(name, self.jobs, n=1)
             fix = f"did you mean {near[0]}?" if near else f"write jobs/{name}.py with a function run(job)"

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("worker")
 
-AGAIN = 5.0  # seconds until a job that goes on after it was stopped is stopped once more
-
 current: "ContextVar[Run | None]" = ContextVar("current", default=None)
 
 
@@ -69,7 +67,7 @@ class Run:
         self._timer.cancel()
         if not self.is_thread:
             self._task.cancel()
-            self._timer = self._loop.call_later(AGAIN, self._stop_again, why)
+            self._timer = self._loop.call_later(self.worker.poll, self._stop_again, why)
         if why == "overtime" and self.is_thread:
             logger.error(
                 "job %s (%s) is over its timeout of %s s and still runs: a thread cannot be stopped. Let run end by "

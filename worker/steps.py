@@ -13,7 +13,7 @@ from errors import is_async
 from worker.ends import OwnWords
 from worker.files import Job
 from worker.runs import Run, current, in_thread
-from worker.table import LONGEST
+from worker.table import checked_text
 
 logger = logging.getLogger("worker")
 
@@ -38,8 +38,12 @@ async def step(job: Job, name: str, function: Callable[..., Any], /, *arguments:
     run = current.get()
     if run is None or run.row["id"] != job["id"]:
         return await called(function, *arguments, **options)
-    if not name or len(name) > LONGEST:
-        raise StepError(f"a step's name has 1 to {LONGEST} characters, not {len(name)}")
+    if not name:
+        raise StepError("a step's name is empty")
+    try:
+        checked_text("a step's name", name)
+    except (TypeError, ValueError) as exc:
+        raise StepError(str(exc)) from None
     async with run.locks.setdefault(name, asyncio.Lock()):
         rows = list[Row]()
         if run.steps is None and run.row["begun"] > 1:

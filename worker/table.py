@@ -36,6 +36,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Literal
+from unicodedata import category
 from uuid import uuid4
 
 from db import Database, Statement
@@ -60,6 +61,7 @@ PUT_PENDING = """INSERT INTO house_job (id, name, lane, payload, run_at, attempt
 FORGET_STEPS = """DELETE FROM house_step WHERE job_id = $1
   AND EXISTS (SELECT 1 FROM house_job WHERE id = $1 AND done_at IS NOT NULL)"""
 
+ODD = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's categories of control characters, half a pair, line and paragraph ends
 LONGEST = 200  # characters of an id, a lane or a step's name
 CRON = "cron:"  # what the ids of occurrences begin with
 
@@ -119,7 +121,7 @@ class Table:
             uuid4().hex if id is None else checked_id(id),
             name,
             None if lane is None else checked_text("lane", lane),
-            json.dumps(payload),
+            checked_payload(payload),
             now if run_at is None else checked_moment(run_at),
             now,
         )
@@ -140,14 +142,22 @@ def checked_id(id: object) -> str:
 
 
 def checked_text(what: str, value: object) -> str:
-    """Return an id or a lane that every database takes. Raises `TypeError` and `ValueError`."""
+    """Return an id, a lane or a name that every database and log line takes. Raises `TypeError` and `ValueError`."""
     if not isinstance(value, str):
         raise TypeError(f"{what} is a text of at most {LONGEST} characters, not {type(value).__name__}")
     if len(value) > LONGEST:
         raise ValueError(f"{what} has {len(value)} characters: at most {LONGEST}. Use a digest of it")
-    if "\0" in value or (not value.isprintable() and any("\ud800" <= c <= "\udfff" for c in value)):
-        raise ValueError(f"{what} {value!r} has a character that no database takes")
+    if not value.isprintable() and (odd := next((c for c in value if category(c) in ODD), None)):
+        raise ValueError(f"{what} {value!r} has the character {odd!r}: no control characters, line ends or half pairs")
     return value
+
+
+def checked_payload(payload: Any) -> str:
+    """Return a payload as JSON. Raises `TypeError` and `ValueError` for what is none."""
+    try:
+        return json.dumps(payload, allow_nan=False)
+    except ValueError as exc:
+        raise ValueError(f"the payload is not JSON: {exc}. Write None for NaN and Infinity") from None
 
 
 def checked_moment(run_at: Any) -> float:
@@ -163,11 +173,14 @@ def checked_moment(run_at: Any) -> float:
     return float(run_at)
 
 
-def many(sql: str, types: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[Statement]:
+def many(db: Database, sql: str, types: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> list[Statement]:
     """Write one statement for many rows: the word VALUES in ``sql`` becomes the table of their values.
 
-    There are few texts, for 64, 16, 4 and 1 rows, so that an engine can keep their plans.
+    There are few texts, so that an engine can keep their plans: one for any number of rows on PostgreSQL, where each
+    statement is a round trip, and those for 64, 16, 4 and 1 rows on SQLite, which has no arrays.
     """
+    if db.engine == "postgresql":
+        return [(with_arrays(sql, types), [list(column) for column in zip(*rows, strict=True)])] if rows else []
     found: list[Statement] = []
     while rows:
         size = next(size for size in (64, 16, 4, 1) if size <= len(rows))
@@ -181,3 +194,9 @@ def with_values(sql: str, types: tuple[str, ...], size: int) -> str:
     markers = iter(range(1, size * len(types) + 1))
     table = ", ".join("(" + ", ".join(f"CAST(${next(markers)} AS {kind})" for kind in types) + ")" for _ in range(size))
     return sql.replace("VALUES", f"VALUES {table}")
+
+
+@lru_cache
+def with_arrays(sql: str, types: tuple[str, ...]) -> str:
+    arrays = ", ".join(f"CAST(${i} AS {kind}[])" for i, kind in enumerate(types, 1))
+    return sql.replace("VALUES", f"SELECT * FROM unnest({arrays})")  # noqa: S608 - fixed text

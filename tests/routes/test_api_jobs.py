@@ -40,3 +40,12 @@ def test_an_operator_runs_replays_cancels_and_deletes(serve_tree: Callable[..., 
         [detail] = refused.json()["details"]
         assert (refused.status_code, detail["field"]) == (400, field)
         assert detail["message"].startswith(words)
+    for payload in ("NaN", "[1e999]", "-Infinity"):
+        refused = httpx.post(
+            f"{url}/api/jobs",
+            content=f'{{"name": "tidy", "payload": {payload}}}',
+            headers={"X-Cron-Secret": SECRET, "Content-Type": "application/json"},
+            trust_env=False,
+        )
+        [detail] = refused.json()["details"]
+        assert (refused.status_code, detail["field"].partition(".")[0]) == (400, "payload")

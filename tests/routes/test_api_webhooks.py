@@ -609,6 +609,45 @@ def test_a_channel_may_give_the_answer_itself_once_the_event_is_stored(
     wait_until(lambda: (project / "ran").exists() and (project / "ran").read_text() == '{"id": "a"}')
 
 
+@pytest.mark.parametrize(
+    ("parse", "status", "ran", "told"),
+    [
+        (
+            "json.loads(body)['payload']",
+            200,
+            '"{\\"id\\": NaN}"',
+            "channels/own.py: cannot read a delivery; it is kept as text",
+        ),
+        ("1 / 0", 200, '"{\\"id\\": NaN}"', "channels/own.py: cannot read a delivery; it is kept as text"),
+        ("int('seven')", 400, None, ""),
+        ("json.loads(body)", 200, '{"id": null}', "channels/own.py: cannot tell the id of an event"),
+    ],
+    ids=["KeyError", "ZeroDivisionError", "ValueError", "NaN"],
+)
+def test_a_signed_delivery_that_parse_cannot_read_is_kept_and_a_value_error_is_400(
+    serve: Serve,
+    project: Path,
+    parse: str,
+    status: int,
+    ran: str | None,
+    told: str,
+    caplog: pytest.LogCaptureFixture,
+):
+    url = serve_channel(serve, project, OPEN_CHANNEL + f"def parse(request, body): return {parse}\n")
+    assert post(url, "own", b'{"id": NaN}', {}).status_code == status
+    assert told in caplog.text
+    if ran is not None:
+        wait_until(lambda: (project / "ran").exists() and (project / "ran").read_text() == ran)
+
+
+def test_what_verify_raises_is_500_and_names_the_channel(serve: Serve, project: Path, caplog: pytest.LogCaptureFixture):
+    text = OPEN_CHANNEL.replace("return True", "return request.headers['x-signature'] == 'right'")
+    url = serve_channel(serve, project, text)
+    assert post(url, "own", b'{"id": "a"}', {}).status_code == 500
+    assert "while channels/own.py verified a delivery" in caplog.text
+    assert new(post(url, "own", b'{"id": "a"}', {"x-signature": "right"})) == 1
+
+
 @pytest.mark.parametrize("answer", ["'text'", "1 / 0"])
 def test_an_answer_that_cannot_be_made_is_200_all_the_same(
     serve: Serve, project: Path, answer: str, caplog: pytest.LogCaptureFixture

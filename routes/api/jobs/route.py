@@ -50,4 +50,6 @@ async def POST(request: Request[State], body: Command) -> JSONResponse[dict[str,
                 state = await worker.delete(text) or "deleted"
     except Impossible as exc:
         raise BadRequest((target, str(exc))) from None
+    except ValueError as exc:
+        raise BadRequest(("payload", str(exc))) from None
     return JSONResponse({"success": True, "data": {"id": text, "state": state}})

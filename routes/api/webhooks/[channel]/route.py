@@ -15,7 +15,7 @@ from auth import Unauthorized
 from errors import BadRequest
 from jsonresponse import JSONResponse
 from state import State
-from webhooks import Channel, answer_to, events_of, handshake_with, is_senders
+from webhooks import Channel, answer_to, events_of, handshake_with, is_senders, read_body
 
 READ = 5.0  # seconds for the body: every sender has given up by then
 STORE = 2.5  # seconds for the database: Slack waits for 3, and what was answered 500 is delivered again
@@ -26,10 +26,7 @@ async def POST(request: Request[State]) -> Response:
     body = await read(request)
     if not await is_senders(channel, request, body):
         raise Unauthorized
-    try:
-        payload = channel.parse(request, body) if channel.parse else json_of(body)
-    except ValueError:
-        raise BadRequest(("body", "cannot be read")) from None
+    payload = read_or_refuse(request, channel, body)
     if answer := handshake_with(channel, payload):
         return answer
     with anyio.fail_after(STORE):
@@ -62,12 +59,14 @@ async def put_events(request: Request[State], channel: Channel, payload: object)
         raise BadRequest(("body", "is nested too deeply")) from None
 
 
-def json_of(body: bytes) -> Any:
+def read_or_refuse(request: Request[State], channel: Channel, body: bytes) -> Any:
     """Read JSON as Python does, NaN and half a character too: what was signed is kept, and orjson refuses these."""
     try:
-        return json.loads(body)
+        return read_body(channel, request, body)
     except json.JSONDecodeError as exc:
         raise BadRequest(("body", f"is not JSON: {exc.msg} at line {exc.lineno} column {exc.colno}")) from None
+    except ValueError:
+        raise BadRequest(("body", "cannot be read")) from None
     except RecursionError:
         raise BadRequest(("body", "is nested too deeply")) from None
 
