@@ -92,14 +92,15 @@ async def open_state(
         worker.state = state
         if register is not None:  # before a job or an answer runs, and closed after the last one; outside of every task
             await stack.enter_async_context(registered(register, state))  # group, which would wrap what it raises
-        await stack.enter_async_context(answers.serving())
+        await stack.enter_async_context(answers.serving(vital.run))
         works = await stack.enter_async_context(anyio.create_task_group())
         works.start_soon(vital.run, "the worker", worker.serve)
         stack.callback(worker.stop)
         # inside of works: the worker is stopped by `stop`, which hands back what runs, and not by a cancellation
         tasks = await stack.enter_async_context(anyio.create_task_group())
         tasks.start_soon(warm_up, llm)  # half a second, for which the port need not wait
-        tasks.start_soon(state["visitors"].serve)
+        if config.auth_jwks_url:
+            tasks.start_soon(vital.run, "the keys of visitors", state["visitors"].serve)
         if config.cron_interval:
             tasks.start_soon(vital.run, "the ticks", partial(tick_every, worker, config.cron_interval))
         stack.callback(tasks.cancel_scope.cancel)

@@ -15,9 +15,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import anyio
 from anyio.abc import TaskGroup
@@ -73,10 +73,15 @@ class Answers:
         self._is_closing = self._is_away = False
 
     @asynccontextmanager
-    async def serving(self) -> AsyncGenerator[None]:
-        """Keep the answers while the block runs. On the way out those that are left are stopped and kept."""
+    async def serving(
+        self, vital: Callable[[str, Callable[[], Awaitable[None]]], Coroutine[Any, Any, None]]
+    ) -> AsyncGenerator[None]:
+        """Keep the answers while the block runs. On the way out those that are left are stopped and kept.
+
+        ``vital`` runs what must not end before.
+        """
         async with anyio.create_task_group() as keeper:
-            keeper.start_soon(self._keep)
+            keeper.start_soon(vital, "the keeping of answers", self._keep)
             deafen = self.store.db.listen(NAME, lambda: self._wake.set())
             try:
                 async with anyio.create_task_group() as self._tasks:
