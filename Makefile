@@ -37,7 +37,7 @@ clone: .venv/test .venv/check
 	$(BIN)/python -m pytest -s $(ARGS) tests/clone/cases.py
 
 faults: .venv/test
-	$(BIN)/python -m pytest -s $(ARGS) tests/faults/cases.py tests/faults/answers_cases.py
+	$(BIN)/python -m pytest $(ARGS) tests/faults/cases.py tests/faults/postgresql_cases.py tests/faults/answers_cases.py
 
 check: .venv/test .venv/check
 	$(BIN)/ruff check .

@@ -56,7 +56,11 @@ async def counts(url: str) -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_old_and_new_processes_share_the_work_and_the_lanes(database_url: str, older: Path, tmp_path: Path):
-    log = tmp_path / "log"
+    share_the_work(database_url, older, tmp_path / "log")
+
+
+def share_the_work(database_url: str, older: Path, log: Path) -> None:
+    """Let a process of the older code and one of ours run jobs of both: each once, one at a time in a lane."""
     put(older, database_url, log, "before")
     old = start(older, database_url, str(log), "old", str(COUNT), "serve")
     new = start(HERE, database_url, str(log), "new", str(COUNT), "serve")

@@ -18,11 +18,10 @@ import httpx
 import pytest
 
 from tests.conftest import TOKEN, kept_in
-from tests.faults.cases import Engine, engine
+from tests.faults.conftest import Told
+from tests.faults.place import Engine
 from tests.processes import replica
 from tests.servers import Exchange, ModelServer, wait_until
-
-__all__ = ["engine"]
 
 READERS = 1000
 SILENT = 30.0  # seconds, of a process that is lost after ten without a sign of life
@@ -86,7 +85,9 @@ def two_replicas(engine: Engine, model: ModelServer) -> Generator[list[tuple[str
         yield [one, two]
 
 
-async def test_a_database_that_is_away_for_a_while_costs_no_answer_a_word(engine: Engine, model: ModelServer):
+async def test_a_database_that_is_away_for_a_while_costs_no_answer_a_word(
+    engine: Engine, model: ModelServer, told: Told
+):
     seconds = {"c3": 3, "c5": 5, "c7": 7, "c9": 9, "c12": 12}  # how long each is written
     texts = {name: "".join(f"{name}-{n} " for n in range(20 * length)) for name, length in seconds.items()}
 
@@ -111,10 +112,10 @@ async def test_a_database_that_is_away_for_a_while_costs_no_answer_a_word(engine
             assert await followed[name].text() == text
             assert kept_in(second, name)[-1] == ("assistant", text, "done")
         assert (len(model.exchanges), model.aborted) == (len(texts), 0)
-    print(f"\naway for 5 s: {len(texts)} answers, each whole here, in the other process, and in the database")
+    told("database away for 5 s, answers", jobs=len(texts), more="whole here, in the other process and in the database")
 
 
-async def test_a_thousand_readers_of_one_answer_are_told_the_same(engine: Engine, model: ModelServer):
+async def test_a_thousand_readers_of_one_answer_are_told_the_same(engine: Engine, model: ModelServer, told: Told):
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     text = "".join(f"{n:099} " for n in range(300))
@@ -155,7 +156,11 @@ async def test_a_thousand_readers_of_one_answer_are_told_the_same(engine: Engine
             writer.close()
         assert kept_in(urls[1])[-1] == ("assistant", text, "done")
     grown = [(peak - start) / (READERS / 2 + 5) for peak, start in zip(peaks, before, strict=True)]
-    print(f"\n{READERS} readers in two processes, the same {len(text):,} characters: {shown(grown)} kB for each")
+    told(
+        f"{READERS} readers of one answer, two processes",
+        jobs=1,
+        more=f"{len(text):,} characters: {shown(grown)} kB each",
+    )
     assert max(grown) < 250_000
 
 
@@ -169,7 +174,7 @@ def shown(bytes: list[float]) -> str:
 
 @pytest.mark.parametrize("thinks", [False, True], ids=["silent", "thinking"])
 async def test_a_model_that_takes_long_is_alive_all_the_time_and_a_repeat_joins_it(
-    engine: Engine, model: ModelServer, thinks: bool
+    engine: Engine, model: ModelServer, thinks: bool, told: Told
 ):
     async def answer(exchange: Exchange) -> None:
         await exchange.head()
@@ -192,7 +197,11 @@ async def test_a_model_that_takes_long_is_alive_all_the_time_and_a_repeat_joins_
         assert [await reader.text() for reader in readers] == ["Hello"] * len(readers)
         assert kept_in(second)[-1] == ("assistant", "Hello", "done")
     assert (len(model.exchanges), model.aborted) == (1, 0)
-    print(f"\n{SILENT:.0f} s without a word: running all the time, {len(readers)} readers got the answer, asked once")
+    told(
+        f"a model {'thinks' if thinks else 'is silent'} for {SILENT:.0f} s",
+        jobs=1,
+        more=f"{len(readers)} readers, asked once",
+    )
 
 
 class Telegram:
@@ -212,7 +221,7 @@ class Telegram:
 
 
 async def test_a_channels_answer_survives_the_kill_of_its_process_and_is_asked_once_where_it_was_whole(
-    engine: Engine, model: ModelServer
+    engine: Engine, model: ModelServer, told: Told
 ):
     async def answer(exchange: Exchange) -> None:
         await exchange.head()
@@ -261,4 +270,9 @@ async def test_a_channels_answer_survives_the_kill_of_its_process_and_is_asked_o
         (1, "Hello"),
         (2, "Hello"),
     ]
-    print("\nkilled: the whole answer was sent again and not asked again, the cut one was asked again and sent once")
+    told(
+        "kill -9 under a channel's answers",
+        jobs=2,
+        twice=1,
+        more="twice: was sent, asked once; the cut one: asked again",
+    )

@@ -1,8 +1,9 @@
 """One replica of the app in a process of its own, for the faults: it ends when the test that started it does.
 
-    python -m tests.faults.replica ROUTES PORT DATABASE_URL SPEED
+    python -m tests.faults.replica ROUTES PORT DATABASE_URL SPEED LEASE
 
-With a SPEED of 60 its worker's clock runs 60 times too fast, so that a minute takes it a second.
+With a SPEED of 60 its worker's clock runs 60 times too fast, so that a minute takes it a second. A claim lasts LEASE
+seconds of a right clock.
 """
 
 import logging
@@ -19,12 +20,12 @@ import uvicorn
 
 from app import create_app
 from config import Config
-from tests.faults.settings import LEASE, SECRETS
+from tests.faults.settings import SECRETS
 
 START = 1_790_000_000.0  # where fast clocks begin: the same in every replica
 
 
-def main(routes: str, port: str, database_url: str, speed: str) -> None:
+def main(routes: str, port: str, database_url: str, speed: str, lease: str) -> None:
     threading.Thread(target=end_with_the_test, args=(os.getppid(),), daemon=True).start()
     logging.basicConfig(level="WARNING", format="%(asctime)s %(name)s: %(message)s")
     app = create_app(Config(routes_dir=Path(routes), database_url=database_url, shutdown_grace=0, **SECRETS))
@@ -33,10 +34,10 @@ def main(routes: str, port: str, database_url: str, speed: str) -> None:
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncGenerator[Any]:
         async with inner(app) as state:
+            worker: Any = dict(state or {})["worker"]
+            worker.lease = float(lease) * float(speed)
             if speed != "1":
-                worker: Any = dict(state or {})["worker"]
                 worker.clock = lambda: START + (time.time() - START) * float(speed)
-                worker.lease = LEASE * float(speed)
             yield state
 
     app.router.lifespan_context = lifespan
