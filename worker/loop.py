@@ -73,6 +73,9 @@ class Worker(Operator):
         self._ticks: list[asyncio.Future[None]] = []  # who wait for a turn that begins occurrences
         self._ticked = False
         self._is_full = False  # the last claim did not get all that is due
+        # Of the next claim. It is made before: reading random bytes would let SQLite's thread begin with the ends that
+        # were handed to it just now, and commit them and the claim one after the other.
+        self._token = uuid4().hex
         self._turns = 0
         self._lane = ""  # where the next look at the heads of lanes begins
         self._looked_at = self._polled_at = 0.0
@@ -217,7 +220,7 @@ class Worker(Operator):
     async def _claim(
         self, room: Mapping[str, int], places: int, now: float, *, ticked: bool, heads: Sequence[str] = ()
     ) -> list[Row]:
-        token, lease = uuid4().hex, self.lease
+        token, lease = self._token, self.lease
         statement = claim_statement(
             self.db, token, room, now=now, lease=lease, places=places, ticked=ticked, heads=heads
         )
@@ -226,6 +229,8 @@ class Worker(Operator):
         except Conflict:  # another process claimed a row of the same lane at the same moment
             self.wake()
             return []
+        finally:
+            self._token = uuid4().hex
         return sorted_rows(rows)
 
     def _begin(self, rows: Sequence[Row]) -> int:
