@@ -138,10 +138,11 @@ def test_a_replica_that_was_stopped_for_longer_than_a_lease_runs_nothing_twice(p
 
 def test_a_replica_that_was_stopped_while_another_took_over_ends_nothing(place: Place, told: Told):
     write_tree(place.root, {**PUT, "jobs/sleeper.py": SLEEPER.format(attempts=3, seconds=8)})
-    one = place.replica()
+    one, two = place.replica(), place.replica()
     put(one, "sleeper", "a")
     wait_until(lambda: begun(place), 20)
-    two = place.replica()
+    if place.notes()[0].pid == two.pid:
+        one, two = two, one
     one.process.send_signal(signal.SIGSTOP)
     wait_until(lambda: len(begun(place)) == 2, 60)
     one.process.send_signal(signal.SIGCONT)
