@@ -61,34 +61,42 @@ def test_old_and_new_processes_share_the_work_and_the_lanes(database_url: str, o
 
 def share_the_work(database_url: str, older: Path, log: Path) -> None:
     """Let a process of the older code and one of ours run jobs of both: each once, one at a time in a lane."""
+    log.touch()
     put(older, database_url, log, "before")
     old = start(older, database_url, str(log), "old", str(COUNT), "serve")
     new = start(HERE, database_url, str(log), "new", str(COUNT), "serve")
     try:
+        wait_until(lambda: {pid for *_, pid in read(log)} == {old.pid, new.pid}, 60)
+        Path(f"{log}.go").touch()
         wait_until(lambda: asyncio.run(counts(database_url)) == (3 * COUNT, 3 * COUNT), 60)
     finally:
+        Path(f"{log}.go").touch()
         for process in (old, new):
             process.communicate(timeout=30)
     assert (old.returncode, new.returncode) == (0, 0)
-    notes: list[Any] = [json.loads(line) for line in log.read_text().splitlines()]
+    notes = read(log)
     begun = Counter(id for what, id, _, _ in notes if what == "begin")
     assert len(begun) == 3 * COUNT
     assert set(begun.values()) == {1}
-    assert {pid for *_, pid in notes} == {old.pid, new.pid}
     for lane in {lane for _, _, lane, _ in notes if lane}:
         of_lane = [(what, id) for what, id, its, _ in notes if its == lane]
         assert not [pair for pair in pairwise(of_lane) if pair[0][0] == pair[1][0]], f"{lane} overlaps"
 
 
+def read(log: Path) -> list[Any]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
 @pytest.mark.slow
 def test_what_the_older_code_left_is_run(database_url: str, older: Path, tmp_path: Path):
     log = tmp_path / "log"
+    Path(f"{log}.go").touch()
     put(older, database_url, log, "before")
     new = start(HERE, database_url, str(log), "new", "0", "serve")
     try:
         wait_until(lambda: asyncio.run(counts(database_url)) == (COUNT, COUNT), 60)
     finally:
         new.communicate(timeout=30)
-    ends = [id for what, id, _, _ in map(json.loads, log.read_text().splitlines()) if what == "end"]
+    ends = [id for what, id, _, _ in read(log) if what == "end"]
     assert sorted(ends) == [f"before-{n:03}" for n in range(COUNT)]
     assert [id for id in ends if id.endswith("1")] == sorted(id for id in ends if id.endswith("1"))  # one lane

@@ -3,7 +3,7 @@
     cd FOLDER && python REPLICA.py DATABASE_URL LOG PREFIX COUNT serve|put
 
 It puts COUNT jobs, the half of them in five lanes, notes each run's beginning and end in LOG, and serves until
-somebody closes its stdin.
+somebody closes its stdin. A run ends once there is a file LOG.go.
 """
 
 import asyncio
@@ -26,7 +26,8 @@ async def main(url: str, log: str, prefix: str, count: int, serves: bool) -> Non
 
     async def run(job: Any) -> None:
         note("begin", job)
-        await asyncio.sleep(0.02)
+        while not os.path.exists(f"{log}.go"):  # noqa: ASYNC110, ASYNC240 - another process makes it
+            await asyncio.sleep(0.02)
         note("end", job)
 
     db = database(url)
