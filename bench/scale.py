@@ -69,11 +69,18 @@ def workers(url: str, processes: int) -> Generator[None]:
         yield
 
 
+async def empty(url: str) -> None:
+    """Delete the rows of the round before."""
+    db = database(url)
+    await db.open()
+    await db.write(("DELETE FROM house_job", ()))
+    await db.aclose()
+
+
 async def jobs_a_second(url: str, jobs: int) -> float:
     """Store so many jobs, and wait until the processes that run have done them."""
     db = database(url)
     await db.open()
-    await db.write(("DELETE FROM house_job", ()))
     await db.write((FILL, (jobs,)))
     await db.notify("jobs")
     began = time.perf_counter()
@@ -106,6 +113,7 @@ def measure(numbers: Sequence[int], rounds: int, jobs: int, seconds: float) -> d
         try:
             for _ in range(rounds):
                 for number in numbers:
+                    asyncio.run(empty(server.get_uri()))
                     with workers(server.get_uri(), number):
                         ran = asyncio.run(jobs_a_second(server.get_uri(), jobs))
                     found[number].append((ran, acknowledged_a_second(server.get_uri(), number, ids, seconds)))
