@@ -38,7 +38,6 @@ from errors import BadRequest, Errors
 from jsonresponse import JSONResponse
 from layers.bodylimit import BodyLimit
 from layers.cors import CORS
-from layers.lifespan import PlainFailure
 from layers.prefix import Prefix
 from layers.requestlog import RequestLog
 from llm import LLM, LLMError, RateLimited, Silent
@@ -77,7 +76,8 @@ def create_app(config: Config, *, llm: LLM | None = None) -> Starlette:
     app = App(exception_handlers=HANDLERS, middleware=loaded.middleware)
     app.max_body_size = config.max_body_bytes
     app.cors_origins = config.cors_origins
-    app.router = Router(loaded.routes, files=public_files(config.routes_dir.parent / "public"), lifespan=lifespan)
+    files = public_files(config.routes_dir.parent / "public")
+    app.router = Router(loaded.routes, files=files, lifespan=lifespan, say=message_of)
     app.state.config = config
     return app
 
@@ -90,7 +90,6 @@ class App(Starlette):
     def layers(self) -> list[Middleware]:
         """What stands around the router: what comes in passes it from the first to the last."""
         return [
-            Middleware(PlainFailure),  # a start that fails says why
             Middleware(Prefix),  # one way of writing where the app is mounted
             Middleware(RequestLog),  # an id for each request, and a line in the log
             *([Middleware(CORS, self.cors_origins)] if self.cors_origins else ()),  # what pages elsewhere may read

@@ -6,7 +6,8 @@ when a branch fails. The first route that matches answers, whatever the method. 
 their names in messages: `loader` reads the folders.
 """
 
-from collections.abc import Awaitable, Container, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Container, Sequence
 from posixpath import normpath
 from typing import Any, Protocol
 from urllib.parse import unquote
@@ -15,7 +16,7 @@ from starlette import routing
 from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse
 from starlette.routing import Match
-from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from router.guards import Guard, Guarded, wrap
 from router.paths import Segment, as_sent, has_dots, is_plain, raw_path, split, tidy
@@ -74,13 +75,20 @@ class Router(routing.Router):
     the walk could only come to the same route, at twice the cost.
 
     ``files`` answer before any route. Routes that are added to the app later (`app.mount`, `app.add_route`, those of
-    WebSockets) are tried after ours, as Starlette tries them, inside the guards of the path.
+    WebSockets) are tried after ours, as Starlette tries them, inside the guards of the path. ``say`` words why a start
+    failed, where Starlette gives the traceback.
     """
 
     def __init__(
-        self, routes: Sequence[Route], *, files: Sequence[File] = (), lifespan: Lifespan[Any] | None = None
+        self,
+        routes: Sequence[Route],
+        *,
+        files: Sequence[File] = (),
+        lifespan: Lifespan[Any] | None = None,
+        say: Callable[[BaseException], str] | None = None,
     ) -> None:
         super().__init__(routes, lifespan=lifespan)
+        self._say = say
         self._count = len(routes)
         self._tree = _Node()
         self._static: dict[bytes, tuple[Route | File, ASGIApp]] = {}
@@ -176,6 +184,15 @@ class Router(routing.Router):
         if "body" in scope and (limit := getattr(route, "max_body_bytes", None)) is not None:
             scope["body"].limit = limit
         return app(scope, receive, send)
+
+    async def lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def telling(message: Message) -> None:
+            exc = sys.exception()
+            if message["type"] == "lifespan.startup.failed" and exc is not None and self._say is not None:
+                message["message"] = self._say(exc).rstrip()
+            await send(message)
+
+        await super().lifespan(scope, receive, telling)
 
     async def _added(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Try what was added to the app since, in Starlette's own way; 404 where nothing was."""

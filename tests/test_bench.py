@@ -28,7 +28,7 @@ def test_every_app_gives_the_rows(name: str, tmp_path: Path):
 
 def test_each_layer_more_gives_the_same_answer(tmp_path: Path):
     stacks = layers.stacks(tmp_path)
-    assert list(stacks)[-2:] == ["+ PlainFailure", "the whole app"]
+    assert list(stacks)[-2:] == ["+ Prefix", "the whole app"]
     for app in stacks.values():
         with serving(app, lifespan="off", interface="asgi3") as url:
             check(port_of(url), 2)
