@@ -26,7 +26,7 @@ from answers.live import Answer, Ended, Reader, Thought
 from answers.rows import LEAVE, STOP, Rows
 from answers.writing import GONE, WORDS, Writing, ended, replayed
 from db import Row
-from store import BEAT, Question, Running, Store, Turn
+from store import BEAT, LOST, Question, Running, Store, Turn
 
 __all__ = ["Answer", "Answers", "Busy", "Ended", "Reader", "Thought", "Write"]
 
@@ -66,7 +66,8 @@ class Answers:
         self.writing: dict[str, Writing] = {}
         self.mirrors: dict[str, Answer] = {}
         self._beginning = 0
-        self._beat_at = self._followed_at = self._joined_at = float("-inf")
+        self._beat_at = self._followed_at = self._joined_at = self._turn_at = float("-inf")
+        self._away_at = float("-inf")  # when the database took no signs of life, of whatever process
         self._beating = anyio.Lock()
         self._wake = anyio.Event()
         self._tasks: TaskGroup | None = None
@@ -290,6 +291,7 @@ class Answers:
             if not self.writing and not self.mirrors:
                 await self._wake.wait()
             self._wake = anyio.Event()
+            self._turn_at = time.monotonic()
             try:
                 await self._beat()
                 await self._look_after_own()
@@ -298,7 +300,7 @@ class Answers:
             except Exception:
                 if not self._is_away:  # once, not four times a second
                     logger.exception("cannot keep the answers that are being written, trying again")
-                self._is_away = True
+                self._is_away, self._away_at = True, time.monotonic()
             await anyio.sleep(GAP)
             if self.mirrors and time.monotonic() - self._joined_at < FRESH:
                 continue
@@ -360,6 +362,8 @@ class Answers:
             self._followed_at = now
             await self._notify()
         found = await self.rows.look({turn: mirror.told for turn, mirror in mirrors.items()})
+        if time.monotonic() - self._turn_at > BEAT:  # a locked file is no failure, only late
+            self._away_at = time.monotonic()
         for turn, mirror in mirrors.items():
             self._reflect(mirror, found.get(turn))
 
@@ -372,7 +376,7 @@ class Answers:
         if row["state"] != "running":
             failure = None if row["state"] == "done" else ended(row["state"], row["reason"])
             mirror.close(row["state"], reason=row["reason"], failure=failure)
-        elif row["is_dead"]:
+        elif row["is_dead"] and time.monotonic() - self._away_at > LOST:
             mirror.close("error", failure=Ended(WORDS["error", None]))
 
     async def _notify(self) -> None:

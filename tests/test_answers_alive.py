@@ -1,6 +1,6 @@
 """What keeps an answer alive that is written for long: signs of life of its process, on both engines."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import anyio
@@ -19,9 +19,13 @@ async def keeping(url: str, clock: Clock) -> AsyncGenerator[Answers]:
     db = database(url)
     await db.open()
     answers = Answers(Store(db, clock))
-    async with answers.serving():
+    async with answers.serving(run):
         yield answers
     await db.aclose()
+
+
+async def run(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    await work()
 
 
 async def never(turn: Turn, answer: Answer) -> None:

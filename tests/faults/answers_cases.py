@@ -85,10 +85,11 @@ def two_replicas(engine: Engine, model: ModelServer) -> Generator[list[tuple[str
         yield [one, two]
 
 
+@pytest.mark.parametrize("away", [5, 14])  # the second is longer than a process may be without a sign of life
 async def test_a_database_that_is_away_for_a_while_costs_no_answer_a_word(
-    engine: Engine, model: ModelServer, told: Told
+    engine: Engine, model: ModelServer, told: Told, away: int
 ):
-    seconds = {"c3": 3, "c5": 5, "c7": 7, "c9": 9, "c12": 12}  # how long each is written
+    seconds = {"c3": 3, "c5": 5, "c7": 7, "c9": 9, "c12": 12, "c20": 20}  # how long each is written
     texts = {name: "".join(f"{name}-{n} " for n in range(20 * length)) for name, length in seconds.items()}
 
     async def answer(exchange: Exchange) -> None:
@@ -106,13 +107,17 @@ async def test_a_database_that_is_away_for_a_while_costs_no_answer_a_word(
         await until(*asked.values())
         followed = {name: Followed(second, follow(name)) for name in texts}
         await until(*followed.values())
-        await asyncio.to_thread(engine.away, 5)
+        await asyncio.to_thread(engine.away, away)
         for name, text in texts.items():
             assert await asked[name].text() == text
             assert await followed[name].text() == text
             assert kept_in(second, name)[-1] == ("assistant", text, "done")
         assert (len(model.exchanges), model.aborted) == (len(texts), 0)
-    told("database away for 5 s, answers", jobs=len(texts), more="whole here, in the other process and in the database")
+    told(
+        f"database away for {away} s, answers",
+        jobs=len(texts),
+        more="whole here, in the other process and in the database",
+    )
 
 
 async def test_a_thousand_readers_of_one_answer_are_told_the_same(engine: Engine, model: ModelServer, told: Told):

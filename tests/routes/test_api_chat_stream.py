@@ -198,8 +198,10 @@ def test_what_cannot_be_used_is_400(serve: Serve, query: str):
     assert (response.status_code, response.json()["error"]) == (400, "Invalid request")
 
 
-def test_somebody_elses_answer_is_neither_followed_nor_stopped(serve: Serve, slow: Slow, model: ModelServer):
-    url = serve(openai_base_url=model.url)
+def test_somebody_elses_answer_is_neither_followed_nor_stopped(
+    serve: Serve, slow: Slow, model: ModelServer, database_url: str
+):
+    url = serve(database_url=database_url, openai_base_url=model.url)
     with ask(url, channelId="7") as events:
         until(events, slow.pieces[0])
         for query in ("", "?channelId=8"):
@@ -302,8 +304,8 @@ def test_a_stop_for_an_older_message_does_nothing(servers: Servers, slow: Slow, 
     assert model.aborted == 0
 
 
-def test_of_two_stops_and_an_end_the_first_counts(serve: Serve, slow: Slow, model: ModelServer):
-    url = serve(openai_base_url=model.url)
+def test_of_two_stops_and_an_end_the_first_counts(serve: Serve, slow: Slow, model: ModelServer, database_url: str):
+    url = serve(database_url=database_url, openai_base_url=model.url)
     with ask(url) as events:
         until(events, slow.pieces[0])
         assert stop(url)
@@ -316,8 +318,8 @@ def test_of_two_stops_and_an_end_the_first_counts(serve: Serve, slow: Slow, mode
 # How many.
 
 
-def test_answers_that_are_written_count_read_or_not(serve: Serve, slow: Slow, model: ModelServer):
-    url = serve(openai_base_url=model.url, chat_max_streams=1)
+def test_answers_that_are_written_count_read_or_not(serve: Serve, slow: Slow, model: ModelServer, database_url: str):
+    url = serve(database_url=database_url, openai_base_url=model.url, chat_max_streams=1)
     with ask(url) as events:
         until(events, slow.pieces[0])
     assert httpx.post(f"{url}/api/chat", json={"message": "Hi"}, headers=HEADERS, trust_env=False).status_code == 503
@@ -328,8 +330,8 @@ def test_answers_that_are_written_count_read_or_not(serve: Serve, slow: Slow, mo
         assert text_of(events) == TEXT
 
 
-def test_hundreds_of_readers_of_one_answer(serve: Serve, slow: Slow, model: ModelServer):
-    url = serve(openai_base_url=model.url)
+def test_hundreds_of_readers_of_one_answer(serve: Serve, slow: Slow, model: ModelServer, database_url: str):
+    url = serve(database_url=database_url, openai_base_url=model.url)
 
     there: set[int] = set()
 
