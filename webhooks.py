@@ -85,7 +85,9 @@ def read_body(channel: Channel, request: Request[Any], body: bytes) -> Any:
     if channel.parse is None:
         return json.loads(body)
     try:
-        return channel.parse(request, body)
+        payload = channel.parse(request, body)
+        json.dumps(payload)  # what is no JSON could not be stored
+        return payload
     except ValueError:  # it says so: this is not what the sender sends
         raise
     except Exception:
@@ -125,11 +127,11 @@ def events_of(channel: Channel, request: Request[Any], payload: Any) -> list[Eve
     fails, and stays as a dead letter until somebody has looked at it.
     """
     try:
-        found = list(channel.events(payload))
+        found = [as_json(event) for event in channel.events(payload)]
     except Exception:
         logger.exception("%s: cannot tell the events of a delivery apart; it is kept whole", channel.file)
-        found = [payload]
-    return [_event(channel, request, as_json(event)) for event in found]
+        found = [as_json(payload)]
+    return [_event(channel, request, event) for event in found]
 
 
 def as_json(event: Any) -> Any:
