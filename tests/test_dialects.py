@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import llm as llm_module
+import store
 from config import HERE, Config
 from llm import LLM, LLMError
 from model import client, completion, errors
@@ -159,6 +160,7 @@ def test_the_table_of_limits_is_the_code_s():
         (config.max_body_bytes, "layers/bodylimit.py"),
         (config.chat_max_streams, "answers/__init__.py"),
         (config.chat_history_chars, "store.py"),
+        (store.ROOM, "store.py"),
         (completion.EVENT_BYTES, "model/completion.py"),
         (completion.ANSWER_CHARS, "model/completion.py"),
         (client.HEAD_BYTES, "model/client.py"),
