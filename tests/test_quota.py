@@ -20,11 +20,11 @@ from tests.servers import Clock, ModelServer
 ASK = """
 from answers.wire import Frames
 from auth import requires, service, who_asks
-from chat import ask, read_question, told_by
+from chat import Asked, ask, read_question, told_by
 
 @requires(service)
-async def POST(request):
-    question = read_question(who_asks(request), await request.json(), request.state["config"].models)
+async def POST(request, body: Asked):
+    question = read_question(who_asks(request), body)
     return told_by(request, lambda: ask(request.state, question), Frames())
 """
 

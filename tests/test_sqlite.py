@@ -211,12 +211,6 @@ def test_an_old_sqlite_is_refused_with_the_version_that_is_needed(monkeypatch: p
         SQLite("sqlite:///data/app.db")
 
 
-@pytest.mark.parametrize("name", ["public/app.db", "public/data/app.db", "data/../public/app.db"])
-def test_a_file_that_everybody_could_read_is_refused(name: str):
-    with pytest.raises(ConfigError, match="public/ is served to everybody"):
-        SQLite(f"sqlite:///{name}")
-
-
 async def test_looking_at_what_would_run_makes_no_file(tmp_path: Path):
     assert len(await SQLite(f"sqlite:///{tmp_path}/data/deep/app.db").pending()) == len(list(TABLES.iterdir()))
     assert os.listdir(tmp_path) == []
