@@ -340,7 +340,8 @@ middleware = [Middleware(Reports)]
     url = serve_tree({"boom/[id]/route.py": "async def GET():\n    raise LookupError('no shelf')\n", **files})
     answer = httpx.get(f"{url}/boom/7", trust_env=False)
     assert (answer.status_code, answer.json()) == (500, {"error": "Internal server error"})
-    assert (tmp_path / "seen").read_text() == "/boom/[id] LookupError('no shelf')\n"
+    seen = tmp_path / "seen"  # written behind the answer
+    wait_until(lambda: seen.exists() and seen.read_text() == "/boom/[id] LookupError('no shelf')\n")
 
 
 @pytest.mark.parametrize(
