@@ -1,7 +1,6 @@
 """What the shipped routes answer is what openapi.json says, whatever they are sent: schemathesis asks them."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from config import HERE
 from tests.conftest import HEADERS, SECRET, TOKEN, Serve
 from tests.servers import ModelServer
-from tests.shipped import CHANNELS, ROUTES
+from tests.shipped import ROUTES, copy_shipped
 
 CHECKS = (
     "not_a_server_error",
@@ -40,10 +38,7 @@ def test_no_request_is_answered_otherwise_than_the_document_says(serve: Serve, m
         reason = 'needs schemathesis: .venv/bin/pip install --constraint constraints.txt ".[contract]"'
         assert not os.environ.get("CI"), reason
         pytest.skip(reason)
-    for name in [*ROUTES, *(f"channels/{name}.py" for name in (*CHANNELS, "_send"))]:  # no handler of yours is called
-        if (HERE / name).is_file():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(HERE / name, tmp_path / name)
+    copy_shipped(tmp_path, ROUTES)  # no handler of yours is called
     url = serve(chat_max_streams=50, openai_base_url=model.url, routes_dir=tmp_path / "routes")
     asked = {"message": "Hi", "conversationId": "c"}
     httpx.post(f"{url}/api/chat", json=asked, headers=HEADERS, trust_env=False).raise_for_status()

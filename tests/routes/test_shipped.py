@@ -1,6 +1,5 @@
 """Every route that ships answers 401 without a credential, and imports only what is below it. Yours are yours."""
 
-import shutil
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
@@ -12,7 +11,7 @@ from starlette.testclient import TestClient
 from app import create_app
 from config import HERE, Config
 from loader import load_routes
-from tests.shipped import CHANNELS, ROUTES
+from tests.shipped import CHANNELS, ROUTES, copy_shipped
 from tests.test_house import imports_of
 
 SHIPPED = [file for file in ROUTES if (HERE / file).is_file()]  # what you deleted is not asked for
@@ -33,10 +32,7 @@ NOTHING: list[dict[str, str]] = [
 @pytest.mark.parametrize("file", [file for file in SHIPPED if file not in OPEN])
 def test_every_shipped_route_is_401_without_a_credential(tmp_path: Path, file: str, secrets: dict[str, Any]):
     channels = [channel for channel in CHANNELS if (HERE / f"channels/{channel}.py").is_file()]
-    for name in [file, *(f"channels/{name}.py" for name in (*channels, "_send"))]:
-        if (HERE / name).is_file():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(HERE / name, tmp_path / name)
+    copy_shipped(tmp_path, [file], channels)
     [route] = load_routes(tmp_path / "routes")
     params: dict[str, Any] = {s.text: ["x"] if s.rank > 1 else "x" for s in route.segments if s.rank}
     paths = [
