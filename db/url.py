@@ -37,7 +37,9 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "channel_binding": ("disable", "prefer", "require"),
     "gssencmode": ("disable", "prefer"),  # the driver has no encryption by GSS, so it cannot be required
     "pgbouncer": ("true", "false"),
+    "uselibpqcompat": ("true",),  # node-postgres: sslmode as in libpq, which it is here
 }
+INSTEAD = {"sslaccept": "Write sslmode=verify-full for sslaccept=strict, and else take it out of the URL."}
 IGNORED = {"supa"}  # Supabase's own mark
 PLACE = {"host", "port", "dbname", "user", "password"}
 KNOWN = PLACE | DRIVERS | SERVERS | NUMBERS | WORDS.keys() | IGNORED | {"schema"}
@@ -118,7 +120,8 @@ def parameters(query: str, *, named: bool) -> dict[str, str]:
     for name, value in given.items():
         if name not in KNOWN:
             shown = name if named and re.fullmatch(r"[A-Za-z_]{1,40}", name) else "one of them"
-            raise ConfigError(f"DATABASE_URL: the parameter {shown} is not known. Take it out of the URL.")
+            instead = INSTEAD.get(name, "Take it out of the URL.")
+            raise ConfigError(f"DATABASE_URL: the parameter {shown} is not known. {instead}")
         if name in WORDS and value not in WORDS[name]:
             raise ConfigError(f"DATABASE_URL: {name} must be one of {', '.join(WORDS[name])}.")
         if name in NUMBERS and not re.fullmatch(r"[0-9]{1,6}", value):

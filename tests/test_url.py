@@ -28,6 +28,8 @@ from db.url import read_url
         ("postgresql://h/n?connect_timeout=0", {"timeout": None}),
         ("postgresql://h/n?sslmode=require&channel_binding=require", {"dsn": "postgresql://?sslmode=require"}),
         ("postgresql://h/n?gssencmode=disable&supa=base-pooler.x", {"server_settings": {}}),
+        # node-postgres' word for libpq's sslmode, which is ours
+        ("postgresql://h/n?uselibpqcompat=true&sslmode=require", {"dsn": "postgresql://?sslmode=require"}),
         ("postgresql://h/n?pgbouncer=true", {"statement_cache_size": 0}),
         ("postgresql://h/n?statement_cache_size=5", {"statement_cache_size": 5}),
         ("postgresql://h/n?application_name=web", {"server_settings": {"application_name": "web"}}),
@@ -65,6 +67,8 @@ def test_the_certificate_is_checked_by_the_systems_authorities_and_with_the_name
         ("connect_timeout=S3", "connect_timeout must be a whole number"),
         ("connection_limit=0", "connection_limit must be 1 or more"),
         ("port=S3", "port must be a number"),
+        ("uselibpqcompat=false", "uselibpqcompat must be one of true"),
+        ("sslaccept=strict", "the parameter sslaccept is not known. Write sslmode=verify-full for sslaccept=strict"),
     ],
 )
 def test_what_is_not_understood_is_refused_by_name_and_without_its_value(query: str, named: str):
