@@ -110,6 +110,7 @@ async def migrate(session: Session, found: Sequence[Migration]) -> list[str]:
     async with session.locked():
         if not await session.columns("house_migration"):  # IF NOT EXISTS would need the right to make one even then
             await session.write((NOTES, ()))
+            await warn_of_prisma(session)
         await take_over(session, found)
     for migration in found:
         async with session.locked():
@@ -119,6 +120,17 @@ async def migrate(session: Session, found: Sequence[Migration]) -> list[str]:
                 logger.info("%s ran in %s ms", migration.name, round((time.perf_counter() - began) * 1000))
                 ran.append(migration.name)
     return ran
+
+
+async def warn_of_prisma(session: Session) -> None:
+    """Say where ours are safe: Prisma drops every table of its schema that it did not make."""
+    if await session.columns("_prisma_migrations"):
+        place = "add schema=house to" if session.engine == "postgresql" else "name another file in"
+        logger.warning(
+            "Prisma's tables are here too, and prisma migrate dev, migrate reset and db push drop ours: "
+            "%s DATABASE_URL (docs/data.md)",
+            place,
+        )
 
 
 async def pending(session: Session, found: Sequence[Migration]) -> list[Migration]:

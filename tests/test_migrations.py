@@ -333,3 +333,16 @@ async def test_another_apps_tables_of_the_same_names_are_left_alone(database_url
         await db.write(("INSERT INTO job (id, queue) VALUES (1, 'ours')", ()))
     assert await db.read("SELECT id, queue FROM job") == [{"id": 1, "queue": "theirs"}]
     await db.aclose()
+
+
+async def test_a_first_start_among_prismas_tables_says_that_prisma_may_drop_ours(
+    database_url: str, caplog: pytest.LogCaptureFixture
+):
+    await execute(database_url, "CREATE TABLE _prisma_migrations (id TEXT PRIMARY KEY, checksum TEXT)")
+    for _ in range(2):
+        await (await opened(database_url)).aclose()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == 1
+    place = "add schema=house to DATABASE_URL" if database_url.startswith("postgresql") else "name another file in"
+    assert "prisma migrate dev, migrate reset and db push drop ours" in said[0]
+    assert place in said[0]
