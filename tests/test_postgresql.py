@@ -8,15 +8,17 @@ import ssl
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from config import ConfigError
-from db import Database, database
+from db import Conflict, Database, database
 from tests.conftest import execute
 from tests.servers import write_tree
 
@@ -158,6 +160,48 @@ async def test_a_schema_of_the_url_has_all_tables_and_public_none(url: str, tmp_
     found = await tables(url)
     assert {name for schema, name in found if schema == "public"} == {"job", "message", "migration"}
     assert {"mine", "house_job", "house_message", "house_migration"} <= {n for s, n in found if s == "house"}
+
+
+# What `prisma migrate` makes of a model. Its client fills in id and updatedAt by itself: they have no default.
+PRISMAS = """
+    CREATE TABLE "_prisma_migrations" (id VARCHAR(36) PRIMARY KEY, checksum VARCHAR(64) NOT NULL);
+    CREATE TYPE "Role" AS ENUM ('USER', 'ADMIN');
+    CREATE TABLE "User" (
+        "id" TEXT NOT NULL, "role" "Role" NOT NULL DEFAULT 'USER', "settings" JSONB NOT NULL DEFAULT '{}',
+        "tags" TEXT[], "balance" DECIMAL(65,30) NOT NULL DEFAULT 0, "uid" UUID,
+        "createdAt" TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP, "updatedAt" TIMESTAMP(3) NOT NULL,
+        CONSTRAINT "User_pkey" PRIMARY KEY ("id"));
+    INSERT INTO "User" VALUES ('cmwym31yr0000t27dsws3oqmn', 'ADMIN', '{"a": [1, null]}', '{x,y}', 12.3,
+        'e5d59c33-478b-4d54-ad32-f840977c081e', '2026-11-27 06:39:48.72', '2026-11-27 06:39:48.943')
+"""
+
+
+async def test_prismas_rows_are_read_from_a_schema_beside_them(url: str, caplog: pytest.LogCaptureFixture):
+    await execute(url, PRISMAS)
+    async with opened(f"{url}&schema=house") as db:
+        [row] = await db.read(
+            """SELECT *, "createdAt" AT TIME ZONE 'UTC' AS at FROM public."User" WHERE role = $1""", "ADMIN"
+        )
+    assert (row["id"], row["role"], row["tags"]) == ("cmwym31yr0000t27dsws3oqmn", "ADMIN", ["x", "y"])
+    assert (row["settings"], row["balance"]) == ('{"a": [1, null]}', Decimal("12.3"))
+    assert row["uid"] == UUID("e5d59c33-478b-4d54-ad32-f840977c081e")
+    assert row["at"] == datetime(2026, 11, 27, 6, 39, 48, 720_000, tzinfo=UTC)
+    assert row["createdAt"] == row["at"].replace(tzinfo=None)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+async def test_a_moment_of_prismas_is_written_in_utc_whatever_the_servers_zone(url: str):
+    await execute(url, f"{PRISMAS}; ALTER DATABASE {name_of(url)} SET timezone = 'Europe/Paris'")
+    insert = """
+        INSERT INTO public."User" (id, "updatedAt") VALUES ($1, now() AT TIME ZONE 'UTC') RETURNING
+        "createdAt" AT TIME ZONE 'UTC' = CAST(CURRENT_TIMESTAMP AS TIMESTAMPTZ(3)) AS created_in_utc,
+        "updatedAt" AT TIME ZONE 'UTC' = CAST(CURRENT_TIMESTAMP AS TIMESTAMPTZ(3)) AS updated_in_utc
+    """
+    async with opened(f"{url}&schema=house") as db:
+        [[row], _] = await db.write((insert, ("a",)), (INSERT, ("a",)))
+        assert row == {"created_in_utc": False, "updated_in_utc": True}  # the default is the server's local time
+        with pytest.raises(Conflict):
+            await db.write((insert, ("a",)))
 
 
 @pytest.fixture
