@@ -107,7 +107,7 @@ class Body(Input):
                 415, "The body must be JSON, with Content-Type: application/json", {"Accept": "application/json"}
             )
         if (
-            (78 in data or 73 in data or self.numbers)
+            (78 in data or 73 in data or self.numbers)  # an N or an I
             and may_hold_wild(data, self.numbers)
             and (wild := wild_numbers(data))
         ):
@@ -165,9 +165,9 @@ def may_hold_wild(data: bytes, numbers: frozenset[str]) -> bool:
     """Whether numbers in JSON may be out of bounds: NaN, an exponent of three digits, or nineteen digits in a row.
 
     ``numbers`` are the kinds that a type may let through (`open_numbers`). True for some texts too, which costs no more
-    than a look: 0.9 us, where a regular expression takes 2. Its caller looks for an N or an I first: 0.06 us.
+    than a look: 0.6 us, where a regular expression takes 2. To look for one byte first takes a fifth of the time.
     """
-    if b"NaN" in data or b"Infinity" in data:
+    if (78 in data and b"NaN" in data) or (73 in data and b"Infinity" in data):
         return True
     if not numbers:
         return False
