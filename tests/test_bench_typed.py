@@ -35,6 +35,11 @@ def test_every_way_but_the_bare_one_refuses_the_same(client: TestClient, name: s
     assert [entry["field"].partition(".")[0] for entry in answer.json()["details"]] == list(change)
 
 
+@pytest.mark.parametrize("name", [name for name in TREE if name != "json"])
+def test_every_way_but_the_bare_one_refuses_another_content_type(client: TestClient, name: str):
+    assert client.post(f"/{name}", content=json.dumps(SENT), headers={"content-type": "text/plain"}).status_code == 415
+
+
 @pytest.mark.parametrize("size", [1_000, 300_000])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_body_is_refused_and_its_answer_is_short(client: TestClient, name: str, size: int):
