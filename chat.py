@@ -144,6 +144,16 @@ def told_by(
     )
 
 
+def follow(request: Request[State], turn: Turn, id: str, wire: Wire, after: int | None = None) -> EventStream:
+    """Return the response that tells the answer of a conversation that was begun by another request."""
+    request.scope.get("log", {})["conversation"] = id
+
+    async def find() -> Answer:
+        return request.state["answers"].of(turn)
+
+    return told_by(request, find, wire, after=after, at_once=True)
+
+
 def dialogue(rows: Sequence[Row]) -> list[dict[str, str]]:
     """Make a valid dialogue of a conversation's newest messages: user, assistant, user ..., as strict models want it.
 
@@ -235,6 +245,13 @@ class Place:
 
     channel: Key = "web"
     channelId: Key | None = None
+
+
+@dataclass
+class Following(Place):
+    """The query of who follows an answer, or comes back to it."""
+
+    reasoning: Flag = "false"
 
 
 def read_question(who: Who, asked: Asked) -> Question:

@@ -11,10 +11,9 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from answers import Answer
 from answers.wire import Frame, Frames
 from auth import operator, requires, service, visitor
-from chat import Flag, Place, read_after, read_key, told_by
+from chat import Following, Place, follow, read_after, read_key
 from jsonresponse import JSONResponse
 from sse import EventStream
 from state import State
@@ -22,9 +21,8 @@ from store import NotFound
 
 
 @dataclass
-class Following(Place):
+class Onwards(Following):
     after: Annotated[str, Field(pattern="^[0-9]{0,9}$")] = ""  # characters
-    reasoning: Flag = "false"
 
 
 @dataclass
@@ -33,17 +31,12 @@ class Stopping(Place):
 
 
 @requires(service, visitor, operator)
-async def GET(request: Request[State], query: Following) -> EventStream[Frame] | Annotated[Response, 204]:
-    state, place, after = request.state, await read_key(request, query), read_after(request, query.after)
-    turn = await state["store"].last(place, running=True)
+async def GET(request: Request[State], query: Onwards) -> EventStream[Frame] | Annotated[Response, 204]:
+    place, after = await read_key(request, query), read_after(request, query.after)
+    turn = await request.state["store"].last(place, running=True)
     if turn is None:
         return Response(status_code=204)
-    request.scope.get("log", {})["conversation"] = place[2]
-
-    async def find() -> Answer:
-        return state["answers"].of(turn)
-
-    return told_by(request, find, Frames(after=after, reasoning=query.reasoning == "true"), after=after, at_once=True)
+    return follow(request, turn, place[2], Frames(after=after, reasoning=query.reasoning == "true"), after)
 
 
 @requires(service, visitor, operator)

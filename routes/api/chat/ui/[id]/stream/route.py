@@ -5,25 +5,18 @@ nothing (https://ai-sdk.dev/docs/ai-sdk-ui/chatbot-resume-streams). An answer th
 client whose connection was cut would take its half of it for the whole. So is one that broke off, with its error.
 """
 
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from answers import Answer
 from answers.wire import Parts
 from auth import operator, requires, service, visitor
-from chat import Flag, Place, read_key, told_by
+from chat import Following, follow, read_key
 from sse import EventStream
 from state import State
 
 RECENT = 60.0  # seconds
-
-
-@dataclass
-class Following(Place):
-    reasoning: Flag = "false"
 
 
 @requires(service, visitor, operator)
@@ -32,9 +25,4 @@ async def GET(request: Request[State], query: Following) -> EventStream[Any] | A
     turn = await state["store"].last(place, running=False)
     if turn is None or (turn.state == "done" and turn.touched_at < state["store"].clock() - RECENT):
         return Response(status_code=204)
-    request.scope.get("log", {})["conversation"] = place[2]
-
-    async def find() -> Answer:
-        return state["answers"].of(turn)
-
-    return told_by(request, find, Parts(reasoning=query.reasoning == "true"), at_once=True)
+    return follow(request, turn, place[2], Parts(reasoning=query.reasoning == "true"))
