@@ -91,6 +91,14 @@ def test_a_body_a_query_and_parameters_are_described_by_their_types(tmp_path: Pa
     }
 
 
+def test_a_body_that_is_described_and_may_be_anything_has_its_words_and_no_415(tmp_path: Path):
+    sent = 'Annotated[Any, Field(description="A pet.", examples=[{"name": "Tom"}])]'
+    found = operation(tmp_path, f"from typing import Any\nasync def POST(request, body: {sent}) -> Response: ...")
+    schema = found["requestBody"]["content"]["application/json"]["schema"]
+    assert schema == {"description": "A pet.", "examples": [{"name": "Tom"}]}
+    assert "415" not in found["responses"]
+
+
 @pytest.mark.parametrize(
     ("handler", "statuses"),
     [

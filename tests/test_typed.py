@@ -248,6 +248,16 @@ def test_a_body_may_be_read_whatever_its_content_type_says(tmp_path: Path, kind:
     assert client.post("/x", content="[x]", headers=headers).status_code == 400
 
 
+@pytest.mark.parametrize("kind", [None, "text/plain", "application/json"])
+def test_a_body_that_is_described_and_may_be_anything_is_handed_in_as_it_came(tmp_path: Path, kind: str | None):
+    source = IMPORTS + "import json\n"
+    source += 'async def POST(request, body: Annotated[Any, Field(description="A")]): return shown(json.dumps(body))\n'
+    client = client_of(tmp_path, {"x/route.py": source})
+    headers = {"content-type": kind} if kind else {}
+    assert client.post("/x", content='{"a": 100000000000000000000}', headers=headers).json() == '{"a": 1e+20}'
+    assert client.post("/x", content='{"a": NaN}', headers=headers).status_code == 400
+
+
 def test_a_value_that_a_handler_made_is_checked_as_a_body_is(tmp_path: Path):
     source = (
         IMPORTS

@@ -26,7 +26,7 @@ class Bound(NamedTuple):
     call: Call
     takes: Takes
     checks: tuple[Check, ...]
-    inputs: Mapping[str, "Input"]  # by name, those that are checked
+    inputs: Mapping[str, "Input"]  # by name, those that are checked or described
 
 
 def bind(handler: Handler, verb: str, ranks: Mapping[str, int]) -> Bound:
@@ -40,7 +40,7 @@ def bind(handler: Handler, verb: str, ranks: Mapping[str, int]) -> Bound:
     except HandlerError as exc:
         raise HandlerError(f"{verb} {exc}") from None
     checks = tuple(checks_of(handler))
-    call = _called(handler, takes, inputs)
+    call = _called(handler, takes, {name: given for name, given in inputs.items() if given.is_checked})
     return Bound(_checked(call, checks) if checks else call, takes, checks, inputs)
 
 

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar, cast, get_args, get_origin
 
 from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
@@ -52,6 +52,8 @@ class Input:
         self.name = taken.name
         self.default = taken.default
         self.adapter = adapter_of(taken.name, taken.annotation)
+        # Annotated[Any, Field(description=...)] describes what is handed in as it came
+        self.is_checked = get_origin(taken.annotation) is not Annotated or get_args(taken.annotation)[0] is not Any
 
     @cached_property
     def schema(self) -> Schema:
@@ -88,7 +90,7 @@ class Body(Input):
         if taken.annotation is bytes:
             raise HandlerError("says body: bytes, but a typed body is JSON. Read bytes with await request.body().")
         super().__init__(taken)
-        self.any_type = AnyContentType in getattr(taken.annotation, "__metadata__", ())
+        self.any_type = not self.is_checked or AnyContentType in getattr(taken.annotation, "__metadata__", ())
         self.validate = self.adapter.validator.validate_json
         self.numbers = open_numbers(self.schema)
 
