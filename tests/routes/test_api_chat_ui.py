@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from db import database
-from tests.conftest import HEADERS, Serve, kept_in
+from tests.conftest import HEADERS, SECRET, Serve, kept_in
 from tests.servers import Exchange, ModelServer, breaks_off, one_piece, wait_until
 
 Message = dict[str, Any]
@@ -88,6 +88,14 @@ def test_an_answer_is_a_ui_message_stream(serve: Serve, model: ModelServer):
 def test_the_last_message_of_the_user_is_the_question(serve: Serve, model: ModelServer, body: Any, question: str):
     assert text_of(send(serve(openai_base_url=model.url), body)) == "Hello"
     assert model.asked[0]["messages"] == [{"role": "user", "content": question}]
+
+
+def test_the_examples_of_the_document_are_questions(serve: Serve, model: ModelServer):
+    url = serve(openai_base_url=model.url)
+    document = httpx.get(f"{url}/api/openapi.json", headers={"X-Cron-Secret": SECRET}, trust_env=False).json()
+    body = document["paths"]["/api/chat/ui"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    answers = [text_of(send(url, example)) for example in body["examples"]]
+    assert answers == ["Hello", "Hello"]  # all messages, and the last one alone
 
 
 def test_the_model_and_the_owner_are_chosen_as_in_the_chat(serve: Serve, model: ModelServer):

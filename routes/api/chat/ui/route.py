@@ -6,9 +6,11 @@ answer that is asked for again, or a question that was edited, takes the place o
 after it.
 """
 
+import json
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from starlette.requests import Request
 
 from answers import Answer
@@ -24,18 +26,20 @@ from typed.inputs import Value
 ASKED = Value(Asked)
 
 AGAIN = "regenerate-message"
-EXAMPLE = 'must hold a user message such as {"role": "user", "parts": [{"type": "text", "text": "Hi"}]}'
+MESSAGE = {"role": "user", "parts": [{"type": "text", "text": "Hi"}]}
+EXAMPLE = f"must hold a user message such as {json.dumps(MESSAGE)}"
+SENT = Field(
+    description="What useChat sends: the chat's id, and all of its messages or the last one alone.",
+    examples=[{"id": "chat", "messages": [MESSAGE]}, {"id": "chat", "message": MESSAGE}],
+)
 
 
 @requires(service, visitor)
-async def POST(request: Request[State], body: Any) -> EventStream[Any]:
+async def POST(request: Request[State], body: Annotated[Any, SENT]) -> EventStream[Any]:
     state = request.state
-    fields, id = as_question(body), body.get("messageId")
-    is_again = body.get("trigger") == AGAIN
-    has_text = "message" in fields
-    if is_again and not has_text:
-        fields["message"] = "?"  # the stored one takes its place
-    question = read_question(who_asks(request), ASKED.check(fields))
+    asked, has_text = as_question(body)
+    id, is_again = body.get("messageId"), body.get("trigger") == AGAIN
+    question = read_question(who_asks(request), asked)
     request.scope.get("log", {})["conversation"] = question.conversation
 
     async def find() -> Answer:
@@ -64,16 +68,16 @@ async def known(state: State, question: Question, id: object, has_text: bool) ->
     return replace(question, message_id=message_id, content=question.content if has_text else text)
 
 
-def as_question(body: Any) -> dict[str, Any]:
-    """Turn what `useChat` sends into what /api/chat takes. Raises `BadRequest`.
+def as_question(body: Any) -> tuple[Asked, bool]:
+    """Turn what `useChat` sends into what /api/chat takes, and say whether it has a text. Raises `BadRequest`.
 
-    An answer can be asked for again without a question: then there is no ``message``.
+    An answer can be asked for again without a question: the stored one takes its place.
     """
     try:
         sent: list[Any] = [body["message"]] if "message" in body else body.get("messages", [])
         asked = [message for message in sent if message["role"] == "user"][-1:]
         parts: list[Any] = asked[0]["parts"] if asked or body.get("trigger") != AGAIN else []
-        text = "".join(part["text"] for part in parts if part["type"] == "text")
+        text = "".join(part["text"] for part in parts if part["type"] == "text") if asked else "?"
         has_file = any(part["type"] == "file" for part in parts)
     except (KeyError, IndexError, TypeError, AttributeError):
         raise BadRequest(("messages", EXAMPLE)) from None
@@ -81,6 +85,5 @@ def as_question(body: Any) -> dict[str, Any]:
         raise BadRequest(("messages", "holds a file, and only text can be sent to the model"))
     if not isinstance(body.get("id"), str):
         raise BadRequest(("id", "must be the chat's id"))
-    fields = {name: body[name] for name in ("model", "channel", "channelId", "reasoning") if name in body}
-    fields["conversationId"] = body["id"]
-    return fields | {"message": text, "messageId": asked[0].get("id")} if asked else fields
+    own = {"conversationId": body["id"], "message": text, "messageId": asked[0].get("id") if asked else None}
+    return ASKED.check({**body, **own}), bool(asked)
