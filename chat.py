@@ -131,17 +131,15 @@ def told_by(
             if at_once:
                 await emit(pieces=0)
             while pieces := await reader.news():
-                events, ids, count = wire.news(pieces)
+                events, texts = wire.news(pieces)
                 if events:
-                    await emit(*events, ids=ids or None, pieces=count)
+                    await emit(*events, pieces=texts)
         if end := wire.end():
             await emit(*end, pieces=0)
         tokens = {"tokens_in": answer.tokens_in, "tokens_out": answer.tokens_out}
         request.scope.get("log", {}).update({name: count for name, count in tokens.items() if count is not None})
 
-    return EventStream(
-        write, headers={**wire.headers, **(headers or {})}, on_error=wire.error, opening=wire.start, last_id=wire.told
-    )
+    return EventStream(write, headers={**wire.headers, **(headers or {})}, on_error=wire.error, opening=wire.start)
 
 
 def follow(request: Request[State], turn: Turn, id: str, wire: Wire, after: int | None = None) -> EventStream:

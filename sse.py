@@ -35,12 +35,31 @@ else:
 
 LAST_WORDS = 2.0  # seconds for the last frames of a stream that is stopped: its client may not be reading
 
-encode = json.JSONEncoder(allow_nan=False).encode  # as json.dumps does, but no frame holds a NaN, which is no JSON
+# As json.dumps does: ASCII, so that no character ends a line; but no frame holds a NaN, which is no JSON.
+encode = json.JSONEncoder(allow_nan=False).encode
 
 STOPPED = "The server is stopping. Ask again in a moment."
 
 Emit = Callable[..., Awaitable[None]]  # of one event or more, each any JSON value
 Write = Callable[[Emit], Awaitable[None]]
+
+
+class Framed(str):
+    """An event as it is sent: what `framed` returns."""
+
+    __slots__ = ()
+
+
+def framed(data: str, id: int | None = None) -> Framed:
+    """Return the frame of an event whose data is this JSON, on one line.
+
+    The ``id`` is what a client sends back as Last-Event-ID to go on behind this event.
+    """
+    return Framed(f"data: {data}\n\n" if id is None else f"id: {id}\ndata: {data}\n\n")
+
+
+def frames(events: Sequence[object]) -> bytes:
+    return "".join([one if type(one) is Framed else framed(encode(one)) for one in events]).encode()
 
 
 class EventStream(Response, Generic[Event]):
@@ -49,9 +68,8 @@ class EventStream(Response, Generic[Event]):
     ``write`` runs in the request's own task and is cancelled when the client leaves, also before its first event,
     or when the server stops; its ``finally`` runs to the end, and finds in ``ended`` what happened. What it raises
     before the first event (or the first ten seconds) is answered with its own status; later, ``on_error`` makes
-    the last event from the same words. ``opening()`` are events that go out with the status. With a ``last_id`` every
-    event has an id, the one before it where `emit` gives none. `EventStream[Frame]` says what an event is, for
-    openapi.json.
+    the last event from the same words. ``opening()`` are events that go out with the status. `EventStream[Frame]` says
+    what an event is, for openapi.json.
     """
 
     media_type = "text/event-stream"
@@ -66,12 +84,10 @@ class EventStream(Response, Generic[Event]):
         headers: Mapping[str, str] | None = None,
         on_error: Callable[[str], object] = lambda words: {"error": words},
         opening: Callable[[], Sequence[object]] = tuple,
-        last_id: int | None = None,
     ) -> None:
         self.write = write
         self.on_error = on_error
         self.opening = opening
-        self.last_id = last_id
         self.status_code = 200
         self.background = None
         self.ended: Literal["open", "done", "left", "stopped", "error"] = "open"
@@ -144,11 +160,10 @@ class EventStream(Response, Generic[Event]):
                 tasks.cancel_scope.cancel()
         return failure
 
-    async def emit(self, *events: object, pieces: int | None = None, ids: Sequence[int] | None = None) -> None:
-        """Send events, a frame each, in one write: any JSON values, ASCII-escaped so that no character ends a line.
+    async def emit(self, *events: object, pieces: int | None = None) -> None:
+        """Send events, a frame each, in one write: any JSON values, or what `framed` made where they have ids.
 
         ``pieces`` is how many of them carry a piece of the answer, which is what the log counts; without it, all do.
-        ``ids`` are the events' own, which the client sends back as Last-Event-ID to go on there.
         Where the loop is behind (see `Pace`) this returns a moment later; send what has come meanwhile together.
         """
         if self.ended != "open":
@@ -163,19 +178,9 @@ class EventStream(Response, Generic[Event]):
             self.first_at = self._last
         self.pieces += pieces
         if events:
-            await self._say(self._frames(events, ids))
+            await self._say(frames(events))
         if pieces and self._pace.rest:
             await asyncio.sleep(self._pace.rest)  # 2.7 us, where anyio.sleep takes 3.9
-
-    def _frames(self, events: Sequence[object], ids: Sequence[int] | None = None) -> bytes:
-        if ids is not None:
-            self.last_id = ids[-1]
-            frames = [f"id: {id}\ndata: {encode(event)}\n\n" for id, event in zip(ids, events, strict=True)]
-        elif self.last_id is not None:
-            frames = [f"id: {self.last_id}\ndata: {encode(event)}\n\n" for event in events]
-        else:
-            frames = [f"data: {encode(event)}\n\n" for event in events]
-        return "".join(frames).encode()
 
     async def _say(self, body: bytes) -> None:
         self._is_sending = True
@@ -196,7 +201,7 @@ class EventStream(Response, Generic[Event]):
             self._started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             if events := self.opening():
-                await self._say(self._frames(events))
+                await self._say(frames(events))
 
     async def _watch(self, receive: Receive) -> None:
         message: Message = {"type": ""}

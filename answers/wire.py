@@ -1,14 +1,15 @@
 """How an answer is told to a client: the frames of /api/chat, and the parts of `useChat`. Nothing here does I/O.
 
-Both turn what a `Reader` gave into events, with their ids and how many of them are pieces of the text.
+Both turn what a `Reader` gave into events for `EventStream.emit`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from typing_extensions import TypedDict
 
 from answers.live import Answer, Thought
+from sse import Framed, encode, framed
 
 # What the AI SDK calls the ends that OpenAI names; its client takes no other words, and "other" for the rest
 REASONS = {
@@ -20,19 +21,10 @@ REASONS = {
 }
 
 
-class News(NamedTuple):
-    """Events, the place in the answer after each, and how many of them are pieces of its text."""
-
-    events: list[Any]
-    ids: list[int]
-    pieces: int
-
-
 class Wire(Protocol):
     """A way to tell an answer."""
 
     headers: Mapping[str, str]
-    told: int | None  # characters so far, where the events have ids
 
     def begin(self, answer: Answer) -> None:
         """Take the answer that is told from now on."""
@@ -42,8 +34,8 @@ class Wire(Protocol):
         """Return the events that go out with the status."""
         ...
 
-    def news(self, pieces: Sequence[str]) -> News:
-        """Return the events for the next pieces."""
+    def news(self, pieces: Sequence[str]) -> tuple[list[Any], int]:
+        """Return the events for the next pieces, and how many of them carry text."""
         ...
 
     def end(self) -> Sequence[Any]:
@@ -65,50 +57,47 @@ class Frame(TypedDict, total=False):
 
 
 class Frames:
-    """The frames of /api/chat."""
+    """The frames of /api/chat. The id of each is how many characters of the answer are told with it."""
 
     headers: Mapping[str, str] = {}
 
     def __init__(self, *, after: int | None = None, reasoning: bool = False) -> None:
-        self.told: int | None = after or 0
+        self.told = after or 0
         self.reasoning = reasoning
 
     def begin(self, answer: Answer) -> None:
         self._answer = answer
 
-    def start(self) -> Sequence[Any]:
+    def start(self) -> Sequence[Framed]:
         return ()
 
-    def news(self, pieces: Sequence[str]) -> News:
-        events: list[Frame] = []
-        ids: list[int] = []
-        thoughts, told = 0, self.told or 0
+    def news(self, pieces: Sequence[str]) -> tuple[list[Framed], int]:
+        events: list[Framed] = []
+        texts = 0
         for piece in pieces:
             if type(piece) is not Thought:
-                told += len(piece)
-                events.append({"text": piece})
+                texts += 1
+                self.told += len(piece)
+                events.append(framed(f'{{"text": {encode(piece)}}}', self.told))  # a string alone takes a fifth
             elif self.reasoning:
-                thoughts += 1
-                events.append({"text": "", "reasoning": piece})
-            else:
-                continue
-            ids.append(told)
-        self.told = told
-        return News(events, ids, len(events) - thoughts)
+                events.append(self._framed({"text": "", "reasoning": piece}))
+        return events, texts
 
-    def end(self) -> Sequence[Frame]:
+    def end(self) -> Sequence[Framed]:
         finish = self._answer.finish
-        return [{"text": "", "finish": finish}] if finish not in (None, "stop") else ()
+        return [self._framed({"text": "", "finish": finish})] if finish not in (None, "stop") else ()
 
-    def error(self, words: str) -> Frame:
-        return {"error": words}
+    def error(self, words: str) -> Framed:
+        return self._framed({"error": words})
+
+    def _framed(self, frame: Frame) -> Framed:
+        return framed(encode(frame), self.told)
 
 
 class Parts:
     """The parts of a UI message stream, version 1 (https://ai-sdk.dev/docs/ai-sdk-ui/stream-protocol)."""
 
     headers: Mapping[str, str] = {"x-vercel-ai-ui-message-stream": "v1"}
-    told: int | None = None
 
     def __init__(self, *, reasoning: bool = False) -> None:
         self.reasoning = reasoning
@@ -124,13 +113,13 @@ class Parts:
         id = {"messageId": self._answer.id} if self._answer else {}
         return [{"type": "start", **id}, {"type": "start-step"}]
 
-    def news(self, pieces: Sequence[str]) -> News:
+    def news(self, pieces: Sequence[str]) -> tuple[list[Any], int]:
         events: list[Any] = []
-        count = 0
+        texts = 0
         for piece in pieces:
             kind = "text" if type(piece) is not Thought else "reasoning"
             if kind == "text":
-                count += 1
+                texts += 1
             elif not self.reasoning:
                 continue
             if self._open != kind:
@@ -139,7 +128,7 @@ class Parts:
                 self._begun[kind] += 1
                 events.append({"type": f"{kind}-start", "id": self._id(kind)})
             events.append({"type": f"{kind}-delta", "id": self._id(kind), "delta": piece})
-        return News(events, [], count)
+        return events, texts
 
     def end(self) -> Sequence[Any]:
         answer = self._answer

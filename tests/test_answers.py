@@ -3,6 +3,8 @@
 import asyncio
 import json
 import random
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from answers.live import MOST, Answer, Ended, Thought
 from answers.wire import Frames, Parts
+from sse import frames as as_sent
 
 PIECE = st.text(st.characters(codec="utf-8"), max_size=8)
 
@@ -145,21 +148,28 @@ def told(wire: Frames | Parts, answer: Answer, *batches: list[str]) -> list[Any]
     wire.begin(answer)
     events = list(wire.start())
     for batch in batches:
-        events += wire.news(batch).events
-    return json.loads(json.dumps([*events, *wire.end()]))
+        events += wire.news(batch)[0]
+    return [data for _, data in parsed([*events, *wire.end()])]
+
+
+def parsed(events: Sequence[object]) -> list[tuple[int | None, Any]]:
+    """The id and the data of each event, as a client reads them."""
+    found = re.findall(r"(?:id: (\d+)\n)?data: (.+)\n\n", as_sent(events).decode())
+    return [(int(id) if id else None, json.loads(data)) for id, data in found]
 
 
 def test_the_id_of_a_frame_is_the_number_of_characters_so_far():
     wire = Frames(after=2, reasoning=True)
-    news = wire.news(["a😀", Thought("hm"), "b"])
-    assert news.events == [{"text": "a😀"}, {"text": "", "reasoning": "hm"}, {"text": "b"}]
-    assert (news.ids, news.pieces, wire.told) == ([4, 4, 5], 2, 5)
+    events, texts = wire.news(["a😀", Thought("hm"), "b"])
+    assert parsed(events) == [(4, {"text": "a😀"}), (4, {"text": "", "reasoning": "hm"}), (5, {"text": "b"})]
+    assert texts == 2
+    assert parsed([wire.error("Broken.")]) == [(5, {"error": "Broken."})]
 
 
 def test_without_being_asked_thinking_is_not_told():
-    assert Frames().news([Thought("hm"), "a"]).events == [{"text": "a"}]
-    assert Frames().news([Thought("hm")]).events == []
-    assert Parts().news([Thought("hm")]).events == []
+    assert parsed(Frames().news([Thought("hm"), "a"])[0]) == [(1, {"text": "a"})]
+    assert Frames().news([Thought("hm")]) == ([], 0)
+    assert Parts().news([Thought("hm")]) == ([], 0)
 
 
 @pytest.mark.parametrize(
