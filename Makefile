@@ -5,7 +5,7 @@
 # make quick   run the tests that are fast, under a minute: what one runs while writing
 # make test    run all tests: some minutes
 # make faults  kill servers and stop databases under load, on both engines: some minutes
-# make clone   a clone that a team changed: its suite is green, and it takes this version by a merge; ten minutes
+# make clone   a clone that a team changed: its suite is green, and it takes this version by a merge; twenty minutes
 # make check   lint, formatting, types
 # make audit   compare the pinned versions with published advisories, and list the licences
 # make pins    write constraints.txt anew with the newest versions that pyproject.toml allows
