@@ -732,6 +732,23 @@ async def test_no_more_run_at_once_than_there_are_places_also_when_ticked(databa
     assert most == 7
 
 
+async def test_what_is_put_while_every_place_is_taken_is_begun_when_one_is_free(database_url: str):
+    finish, begun = anyio.Event(), list[str]()
+
+    async def run(job: Job) -> None:
+        begun.append(job["id"])
+        await finish.wait()
+
+    async with working(database_url, job(run), at_once=2, poll=600) as worker:  # which no poll would find in time
+        for id in ("a", "b"):
+            await worker.put("job", id=id)
+        await until(lambda: begun == ["a", "b"])
+        for id in ("c", "d", "e"):
+            await worker.put("job", id=id)
+        finish.set()
+        await until(lambda: sorted(begun) == ["a", "b", "c", "d", "e"])
+
+
 async def test_a_slow_kind_has_its_own_limit_and_is_no_obstacle(database_url: str):
     finish, slow, ran = anyio.Event(), list[str](), list[str]()
 

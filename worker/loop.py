@@ -323,10 +323,9 @@ class Worker(Operator):
             self._timers.add(timer)
 
     async def _changed(self) -> None:
-        """Wake this process, and the others where this one runs nothing or has no free place."""
-        self.wake()
+        """Wake this process; where it runs nothing or has no free place, the others. It looks when a place is free."""
         if self._serving and not self._stopping and len(self.running) < self.at_once:
-            return
+            return self.wake()
         if (
             time.monotonic() - self._notified_at > 0.25 or not self._serving
         ):  # a NOTIFY takes a lock of the whole server
