@@ -20,7 +20,7 @@ from starlette.responses import Response
 
 from loader import load_files
 from worker import JobFile, job_file
-from worker.table import LONGEST
+from worker.table import LONGEST, Encoded
 
 logger = logging.getLogger("webhooks")
 
@@ -49,7 +49,7 @@ class Event(NamedTuple):
 
     id: str
     lane: str | None
-    payload: Any
+    payload: Encoded
 
 
 def load_channels(root: Path) -> dict[str, Channel]:
@@ -131,25 +131,25 @@ def events_of(channel: Channel, request: Request[Any], payload: Any) -> list[Eve
     except Exception:
         logger.exception("%s: cannot tell the events of a delivery apart; it is kept whole", channel.file)
         found = [as_json(payload)]
-    return [_event(channel, request, event) for event in found]
+    return [_event(channel, request, event, payload) for event, payload in found]
 
 
-def as_json(event: Any) -> Any:
-    """Return an event as JSON has it: null for NaN and Infinity, as JavaScript writes them."""
+def as_json(event: Any) -> tuple[Any, Encoded]:
+    """Return an event as JSON has it, and encoded: null for NaN and Infinity, as JavaScript writes them."""
     try:
-        json.dumps(event, allow_nan=False)
-        return event
+        return event, Encoded(json.dumps(event, allow_nan=False))
     except ValueError:
-        return json.loads(json.dumps(event), parse_constant=lambda word: None)
+        event = json.loads(json.dumps(event), parse_constant=lambda word: None)
+        return event, Encoded(json.dumps(event))
 
 
-def _event(channel: Channel, request: Request[Any], event: Any) -> Event:
+def _event(channel: Channel, request: Request[Any], event: Any, payload: Encoded) -> Event:
     try:
         key, lane = channel.key(request, event), channel.lane(event)
-        return Event(_name(channel, key), None if lane is None else _name(channel, lane), event)
+        return Event(_name(channel, key), None if lane is None else _name(channel, lane), payload)
     except Exception:
         logger.exception("%s: cannot tell the id of an event; it is kept under its digest", channel.file)
-        return Event(_name(channel, hashlib.sha256(json.dumps(event).encode()).hexdigest()), None, event)
+        return Event(_name(channel, hashlib.sha256(payload.text.encode()).hexdigest()), None, payload)
 
 
 def _name(channel: Channel, text: object) -> str:

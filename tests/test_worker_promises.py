@@ -17,6 +17,7 @@ import pytest
 from db import Row, database
 from tests.servers import Clock, wait_until, working
 from worker import GiveUp, Job, JobFile, Retry, Worker, step
+from worker.table import Encoded
 
 Run = Callable[..., Any]
 
@@ -833,6 +834,18 @@ async def test_put_refuses_what_could_never_run(
         with pytest.raises(error, match=words):
             await worker.put("job", **options)
         assert await worker.db.read("SELECT id FROM house_job") == []
+
+
+async def test_a_payload_that_is_json_already_is_stored_as_it_is(database_url: str):
+    payloads = list[object]()
+
+    async def run(job: Job) -> None:
+        payloads.append(job["payload"])
+
+    async with working(database_url, job(run)) as worker:
+        await worker.put("job", Encoded('{ "n": 1 }'), id="a")
+        assert (await row_of(worker, "a"))["payload"] == '{ "n": 1 }'
+        await until(lambda: payloads == [{"n": 1}])
 
 
 async def test_unique_while_pending_is_one_while_it_waits_or_runs_and_again_after(database_url: str):

@@ -35,7 +35,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from unicodedata import category
 from uuid import uuid4
 
@@ -66,6 +66,12 @@ LONGEST = 200  # characters of an id, a lane or a step's name
 CRON = "cron:"  # what the ids of occurrences begin with
 
 
+class Encoded(NamedTuple):
+    """A payload that is JSON already: `put` stores this text."""
+
+    text: str
+
+
 class Table:
     """The rows, and the files that their names stand for."""
 
@@ -86,9 +92,10 @@ class Table:
     ) -> bool:
         """Store a job to be run; on disk when this returns. False where a job of that id was put before.
 
-        ``payload`` is any JSON value, ``run_at`` a moment in Unix seconds (default: now). Jobs of one ``lane`` run
-        one at a time, in the order they were put. With ``unique="pending"`` the id is free again once its job has
-        ended. Raises `KeyError` for a name that no file has, `TypeError` and `ValueError` for what could never run.
+        ``payload`` is any JSON value, or one that is `Encoded`; ``run_at`` a moment in Unix seconds (default: now).
+        Jobs of one ``lane`` run one at a time, in the order they were put. With ``unique="pending"`` the id is free
+        again once its job has ended. Raises `KeyError` for a name that no file has, `TypeError` and `ValueError` for
+        what could never run.
         """
         statement = self.put_statement(name, payload, id=id, run_at=run_at, lane=lane, unique=unique)
         first = [(FORGET_STEPS, (id,))] if unique == "pending" else []
@@ -154,6 +161,8 @@ def checked_text(what: str, value: object) -> str:
 
 def checked_payload(payload: Any) -> str:
     """Return a payload as JSON. Raises `TypeError` and `ValueError` for what is none."""
+    if isinstance(payload, Encoded):
+        return payload.text
     try:
         return json.dumps(payload, allow_nan=False)
     except ValueError as exc:
