@@ -120,6 +120,30 @@ async def test_cancel_of_what_waits_and_of_what_runs(database_url: str):
         await until(lambda: begun[-1] == "waits")
 
 
+@pytest.mark.parametrize("places", [1, 2])
+@pytest.mark.parametrize("here", [True, False])
+async def test_what_runs_is_stopped_at_once_by_whichever_process_calls_it_off(
+    database_url: str, places: int, here: bool
+):
+    begun, ended = anyio.Event(), anyio.Event()
+
+    async def run(job: Job) -> None:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.set()
+
+    clock, never = Clock(), 3600.0  # no poll helps
+    async with working(database_url, job(run), clock, poll=never, at_once=places) as worker:
+        await worker.put("job", id="runs")
+        await begun.wait()
+        async with working(database_url, {}, clock, poll=never) as other:
+            assert await (worker if here else other).cancel("runs") == "stopping"
+            with anyio.fail_after(30):
+                await ended.wait()
+
+
 async def test_replay_and_delete_by_name(database_url: str):
     failing = True
 

@@ -326,14 +326,20 @@ class Worker(Operator):
         """Wake this process; where it runs nothing or has no free place, the others. It looks when a place is free."""
         if self._serving and not self._stopping and len(self.running) < self.at_once:
             return self.wake()
-        if (
-            time.monotonic() - self._notified_at > 0.25 or not self._serving
-        ):  # a NOTIFY takes a lock of the whole server
+        if time.monotonic() - self._notified_at > 0.25 or not self._serving:  # it takes a lock of the whole server
             self._notified_at = time.monotonic()
-            try:
-                await self.db.notify("jobs")
-            except Exception:  # the row is on disk: a poll finds it
-                logger.warning("cannot tell other processes of a job", exc_info=True)
+            await self._notify()
+
+    async def _called_off(self) -> None:
+        """Stop what an operator has called off, whoever runs it."""
+        self._on_change()
+        await self._notify()
+
+    async def _notify(self) -> None:
+        try:
+            await self.db.notify("jobs")
+        except Exception:  # the row is on disk: a poll finds it
+            logger.warning("cannot tell other processes of a job", exc_info=True)
 
     # Schedules.
 

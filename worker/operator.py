@@ -115,8 +115,11 @@ class Operator(Table):
         [rows] = await self.db.write((CANCEL, (self.clock(), id)))
         if not rows:
             raise Impossible(await self._why_not(id, "cancelled"))
+        if rows[0]["done_at"] is None:
+            await self._called_off()
+            return "stopping"
         await self._changed()
-        return "stopping" if rows[0]["done_at"] is None else "cancelled"
+        return "cancelled"
 
     async def delete(self, id: str) -> None:
         """Delete a row that is not running. Raises `Impossible`."""

@@ -138,6 +138,10 @@ class Table:
         """Tell who runs jobs that a row has changed."""
         await self.db.notify("jobs")
 
+    async def _called_off(self) -> None:
+        """Tell whoever runs a job that it is to be stopped."""
+        await self.db.notify("jobs")
+
 
 def checked_id(id: object) -> str:
     text = checked_text("id", id)
