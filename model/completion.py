@@ -21,8 +21,9 @@ ANSWER_CHARS = 1_000_000  # of one answer's text; of its reasoning as many again
 NOTHING: Mapping[str, Any] = {}
 BOM = b"\xef\xbb\xbf"
 
-# finish_reason in the words of other servers: in OpenAI's, or "error" for a failure
+# finish_reason in the words of other servers: in OpenAI's, "error" for a failure, or "null" for no end
 FINISHES = {
+    "complete": "stop",  # Cohere
     "end_turn": "stop",
     "eos": "stop",
     "eos_token": "stop",
@@ -31,15 +32,26 @@ FINISHES = {
     "max_output_tokens": "length",
     "model_length": "length",
     "model_context_window_exceeded": "length",
+    "token_limit": "length",  # watsonx
     "function_call": "tool_calls",
+    "function_call_filter": "tool_calls",  # Gemini, of a call that is malformed
+    "malformed_function_call": "tool_calls",
     "tool_use": "tool_calls",
+    "blocklist": "content_filter",  # Vertex AI, as prohibited_content and spii
+    "prohibited_content": "content_filter",
     "safety": "content_filter",
+    "spii": "content_filter",
+    "content_filtered": "content_filter",  # Bedrock
+    "guardrail_intervened": "content_filter",
+    "error_toxic": "content_filter",  # Cohere
     "recitation": "content_filter",
     "sensitive": "content_filter",
     "refusal": "content_filter",
     "abort": "error",
+    "error_limit": "error",  # Cohere
     "network_error": "error",
     "insufficient_system_resource": "error",
+    "not_finished": "null",  # watsonx
 }
 TOO_LONG = f"The model sent an event of more than {EVENT_BYTES:,} bytes."
 ENDLESS = f"The model's answer is longer than {ANSWER_CHARS:,} characters."
@@ -339,6 +351,7 @@ class Completion:
             self._think(next((part[name] for name in ("thinking", "reasoning", "text", "content") if name in part), ""))
 
     def _finish(self, word: str, choice: Mapping[str, Any]) -> None:
+        word = word.partition(":")[0]  # Gemini adds its own: "content_filter: SPII"
         word = FINISHES.get(word, word)
         if word == "error":
             self._take_failure(choice)
