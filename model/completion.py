@@ -53,6 +53,7 @@ FINISHES = {
     "insufficient_system_resource": "error",
     "not_finished": "null",  # watsonx
 }
+THOUGHT = ("thinking", "reasoning", "summary", "text", "content")  # where a part of the reasoning has its text
 TOO_LONG = f"The model sent an event of more than {EVENT_BYTES:,} bytes."
 ENDLESS = f"The model's answer is longer than {ANSWER_CHARS:,} characters."
 EMPTY = {
@@ -250,6 +251,10 @@ class Completion:
             self._event = line[6:].strip()
         elif line.startswith(b"error:") and self.finish is None:  # llama.cpp
             self._fail(reported(json_of(line[6:])))
+        elif line.startswith(b"{") and self.finish is None:  # Lemonade passes on an error as it is
+            event = json_of(line) or NOTHING
+            if is_failure(event):
+                self._fail(reported(event))
 
     def _take_event(self) -> None:
         name, self._event = self._event, b""
@@ -291,6 +296,10 @@ class Completion:
             return self._take_failure(event)
         if usage := event.get("usage"):
             self._count(usage)
+        if groq := event.get("x_groq"):
+            if groq.get("error"):
+                return self._take_failure(groq)
+            self._count(groq.get("usage"))
         choices = event.get("choices")
         if not choices:
             if is_failure(event):
@@ -314,11 +323,13 @@ class Completion:
         if content:
             self._say(content)
         if len(delta) > 1 or not content:
+            if delta.get("error"):
+                return self._take_failure(delta)
             if refusal := delta.get("refusal"):
                 self._say(refusal)
             # the same thoughts may stand under two names
             thought = delta.get("reasoning_content") or delta.get("reasoning") or delta.get("thinking")
-            if thought:
+            if thought := thought or delta.get("reasoning_details"):
                 self._think(thought)
 
     def _say(self, content: Any) -> None:
@@ -348,7 +359,7 @@ class Completion:
                 self._think(part)
         elif isinstance(thought, dict):
             part: dict[str, Any] = thought  # pyright: ignore[reportUnknownVariableType] - JSON
-            self._think(next((part[name] for name in ("thinking", "reasoning", "text", "content") if name in part), ""))
+            self._think(next((part[name] for name in THOUGHT if part.get(name)), ""))
 
     def _finish(self, word: str, choice: Mapping[str, Any]) -> None:
         word = word.partition(":")[0]  # Gemini adds its own: "content_filter: SPII"
@@ -364,7 +375,7 @@ class Completion:
         if self.finish is None:
             self._fail(reported(holder))
 
-    def _count(self, usage: Mapping[str, Any]) -> None:
+    def _count(self, usage: Any) -> None:
         self._tokens_in = count_in(usage, "prompt_tokens", "input_tokens") or self._tokens_in
         self._tokens_out = count_in(usage, "completion_tokens", "output_tokens") or self._tokens_out
 

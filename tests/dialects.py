@@ -131,6 +131,21 @@ DIALECTS = [
     ),
     Dialect(
         "a good answer",
+        "usage in x_groq (Groq)",
+        T("Hello")
+        + event(
+            {
+                "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+                "x_groq": {"id": "1", "usage": {"prompt_tokens": 9, "completion_tokens": 2}},
+            }
+        )
+        + D,
+        "Hello",
+        finish="stop",
+        tokens=(9, 2),
+    ),
+    Dialect(
+        "a good answer",
         "usage that is none",
         event({"choices": [{"delta": {"content": "Hello"}}], "usage": None})
         + event({"choices": [], "usage": {"prompt_tokens": "9", "completion_tokens": True}})
@@ -237,6 +252,18 @@ DIALECTS = [
     fails("event: error without data", T("Hel") + b"event: error\n\n" + D),
     fails("a line error: (llama.cpp)", T("Hel") + b'error: {"code":500,"message":"SECRET"}\n\n' + D, "500"),
     fails("ERROR_LIMIT (Cohere)", T("Hel") + F("ERROR_LIMIT") + D),
+    fails("JSON outside of data: (Lemonade)", T("Hel") + b'{"error":{"code":500,"message":"SECRET"}}\n\n' + D, "500"),
+    fails(
+        "JSON outside of data: that is the first event, after an empty delta",
+        chunk({"role": "assistant"}) + b'{"error":{"type":"exceed_context_size_error","message":"SECRET"}}',
+        "CHAT_HISTORY_CHARS",
+        failure="The conversation is too long for the model.",
+        text="",
+    ),
+    fails(
+        "x_groq (Groq)", T("Hel") + event({"choices": [{"delta": {}}], "x_groq": {"id": "1", "error": "SECRET"}}) + D
+    ),
+    fails("in the delta", T("Hel") + chunk({"error": {"code": 502, "message": "SECRET"}}) + D, "502"),
     fails("type: error", T("Hel") + event({"type": "error", "message": "SECRET"}) + D),
     fails("a detail (FastAPI)", T("Hel") + event({"detail": "SECRET"}) + D),
     fails("code and message", T("Hel") + event({"code": 10013, "message": "SECRET"}) + D, "10013"),
@@ -258,6 +285,7 @@ DIALECTS = [
         "error: null is none",
         event({"choices": [{"delta": {"content": "Hello"}, "error": None}], "error": None}) + F("stop") + D,
     ),
+    content("JSON outside of data: that is none", b"\n" + T("Hel") + b'{"status":"ok"}\n\n' + T("lo") + F("stop") + D),
     content("code 0 is none", event({"code": 0, "message": "Success", "choices": []}) + HELLO),
     # content of another shape
     content("parts", T([{"type": "text", "text": "Hel"}]) + T([{"type": "text", "text": "lo"}]) + F("stop") + D),
@@ -302,6 +330,28 @@ DIALECTS = [
     thinks("reasoning (OpenRouter, Ollama)", chunk({"content": "", "reasoning": "hm"}) + HELLO, "hm"),
     thinks("thinking", chunk({"thinking": "hm"}) + HELLO, "hm"),
     thinks("under two names", chunk({"reasoning": "hm", "reasoning_content": "hm"}) + HELLO, "hm"),
+    thinks(
+        "a summary in a part (Databricks)",
+        T([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}])
+        + T([{"type": "text", "text": "Hello"}])
+        + F("stop")
+        + D,
+        "hm",
+    ),
+    thinks("an object (Bedrock)", chunk({"reasoning_content": {"text": "hm", "signature": "x"}}) + HELLO, "hm"),
+    thinks(
+        "reasoning_details alone (MiniMax, OpenRouter)",
+        chunk({"reasoning_details": [{"type": "reasoning.text", "text": "h"}]})
+        + chunk({"reasoning_details": [{"type": "reasoning.summary", "summary": "m"}]})
+        + chunk({"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]})
+        + HELLO,
+        "hm",
+    ),
+    thinks(
+        "reasoning_details beside the same thoughts (OpenRouter)",
+        chunk({"reasoning": "hm", "reasoning_details": [{"type": "reasoning.text", "text": "hm"}]}) + HELLO,
+        "hm",
+    ),
     thinks("in one chunk with text", chunk({"content": "Hello", "reasoning_content": "hm"}) + F("stop"), "hm"),
     thinks("halves of an emoji in it", R("\ud83d") + R("\ude00") + HELLO, "😀"),
     thinks("thinking alone", R("hm ") + F("stop") + D, "hm ", text="", finish=None, failure=EMPTY),
