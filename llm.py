@@ -31,6 +31,7 @@ __all__ = ["LLM", "BrokenOff", "LLMError", "RateLimited", "Read", "Refused", "Si
 
 READ = 120.0  # seconds that a model may say nothing
 AFTER_THE_END = 1.0  # seconds for what follows a finish_reason: the usage, [DONE], or nothing
+MORE = 10.0  # seconds for more of an answer that went on after one: some gateways say "stop" in every chunk
 CLOSING = 0.1  # seconds for the last bytes of the body after [DONE], so that the connection can be used again
 
 Message = Mapping[str, str]
@@ -128,11 +129,10 @@ class LLM:
                 async for chunk in chunks:
                     if (read := completion.take(chunk)) is not None:
                         yield read
-                    if completion.is_done or completion.finish:
+                    if completion.is_done or completion.has_ended:
                         break
-                async for chunk in after_the_end(chunks, completion):
-                    if (read := completion.take(chunk)) is not None:
-                        yield read
+                async for read in after_the_end(chunks, completion):
+                    yield read
             except httpx2.TimeoutException as exc:
                 raise Silent("The model stopped answering.") from exc
             except (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream) as exc:
@@ -203,16 +203,22 @@ def unreachable(exc: Exception) -> LLMError:
     return error
 
 
-async def after_the_end(chunks: AsyncGenerator[bytes], completion: Completion) -> AsyncGenerator[bytes]:
-    """Yield what follows a ``finish_reason`` for about a second: the usage, [DONE], or nothing. No failure counts."""
-    ends_at = anyio.current_time() + AFTER_THE_END
-    while completion.finish and not completion.is_done:
+async def after_the_end(chunks: AsyncGenerator[bytes], completion: Completion) -> AsyncGenerator[Read]:
+    """Yield what follows a ``finish_reason`` for about a second: the usage, [DONE], or nothing. No failure counts.
+
+    Where it is more of the answer the ``finish_reason`` meant nothing, and more is waited for.
+    """
+    said_at = anyio.current_time()
+    while completion.has_ended and not completion.is_done:
         chunk = b""
+        ends_at = said_at + (MORE if completion.went_on else AFTER_THE_END)
         with anyio.move_on_at(ends_at), contextlib.suppress(Exception):
             chunk = await anext(chunks, b"")
         if not chunk:
             return
-        yield chunk
+        if (read := completion.take(chunk)) is not None:
+            yield read
+            said_at = anyio.current_time()
 
 
 def body_of(response: "httpx2.Response") -> AsyncGenerator[bytes]:

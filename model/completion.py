@@ -133,7 +133,8 @@ class Completion:
 
     def __init__(self) -> None:
         self.failure: LLMError | None = None
-        self.finish: str | None = None  # from here on what comes is no failure
+        self.finish: str | None = None
+        self.went_on = False  # text followed a finish_reason
         self.is_done = False  # nothing more is to come
         self._text, self._reasoning = Pieces(), Pieces()
         self._tokens_in: int | None = None
@@ -147,6 +148,14 @@ class Completion:
         self._data: list[bytes] = []
         self._data_size = 0
         self._saw_event = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a ``finish_reason`` came, so that what follows is no failure.
+
+        A stop before the first word is none: some gateways say it in every chunk (gcli2api), or the first (Open WebUI).
+        """
+        return self.finish is not None and (self.finish != "stop" or self._text.is_spoken)
 
     def take(self, chunk: bytes) -> Read | None:
         """Return what the events say that are complete with this chunk; afterwards ``failure`` may be set."""
@@ -249,9 +258,9 @@ class Completion:
             self._data_size += len(line)
         elif line.startswith(b"event:"):
             self._event = line[6:].strip()
-        elif line.startswith(b"error:") and self.finish is None:  # llama.cpp
+        elif line.startswith(b"error:") and not self.has_ended:  # llama.cpp
             self._fail(reported(json_of(line[6:])))
-        elif line.startswith(b"{") and self.finish is None:  # Lemonade passes on an error as it is
+        elif line.startswith(b"{") and not self.has_ended:  # Lemonade passes on an error as it is
             event = json_of(line) or NOTHING
             if is_failure(event):
                 self._fail(reported(event))
@@ -262,7 +271,7 @@ class Completion:
         self._data = []
         self._data_size = 0
         self._saw_event = True
-        if name == b"error" and self.finish is None:
+        if name == b"error" and not self.has_ended:
             self._fail(reported(json_of(data)))
         elif not data or (name and name != b"message"):
             return  # an event without data is none, and one of another name is not for us
@@ -276,7 +285,7 @@ class Completion:
         try:
             self._take_chunk(parse(data))
         except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
-            if self.finish is None:
+            if not self.has_ended:
                 self._fail(BrokenOff("The model sent something that is not a chat completion."))
 
     def _take_document(self, data: bytes) -> None:
@@ -315,7 +324,7 @@ class Completion:
             delta = choice.get("message")  # a whole completion; elsewhere it repeats what was said
         if delta:
             self._take_delta(delta)
-        if (finish := choice.get("finish_reason")) and self.finish is None and not self.is_done:
+        if (finish := choice.get("finish_reason")) and self.finish in (None, "stop") and not self.is_done:
             self._finish(str(finish).lower(), choice)
 
     def _take_delta(self, delta: Mapping[str, Any]) -> None:
@@ -335,6 +344,7 @@ class Completion:
     def _say(self, content: Any) -> None:
         """Take text, or parts: those that think go to the reasoning."""
         if isinstance(content, str):
+            self.went_on = self.went_on or self.finish is not None
             self._text.add(content)
             if self._text.is_too_long:
                 self._fail(BrokenOff(ENDLESS))
@@ -372,7 +382,7 @@ class Completion:
             self._count(usage)
 
     def _take_failure(self, holder: Any) -> None:
-        if self.finish is None:
+        if not self.has_ended:
             self._fail(reported(holder))
 
     def _count(self, usage: Any) -> None:

@@ -91,6 +91,10 @@ def after(name: str, body: bytes) -> Dialect:
     return Dialect("after the end", name, body, "Hello", finish="stop")
 
 
+def no_end(name: str, body: bytes, finish: str | None = "stop", text: str = "Hello", **more: Any) -> Dialect:
+    return Dialect("no end", name, body, text, finish=finish, **more)
+
+
 def no_stream(name: str, content_type: str, body: bytes, **more: Any) -> Dialect:
     more = {"failure": NO_STREAM, "log": (content_type, "OPENAI_BASE_URL")} | more
     return Dialect("not a stream", name, body, content_type=content_type, **more)
@@ -389,6 +393,24 @@ DIALECTS = [
     after("[done]", T("Hello") + F("stop") + b"data: [done]\n\n"),
     after("an error", T("Hello") + F("stop") + event({"error": "SECRET"}) + b"event: error\ndata: x\n\nerror: x\n\n"),
     after("after [DONE]", HELLO + b"data: {broken\n\n" + T("no")),
+    # no end
+    no_end("a stop in every chunk (gcli2api)", chunk({"content": "Hel"}, "stop") + chunk({"content": "lo"}, "stop")),
+    no_end("a stop in every thought", chunk({"reasoning_content": "hm"}, "stop") + HELLO, reasoning="hm"),
+    no_end("a stop in the first chunk (Open WebUI)", chunk({"content": ""}, "stop") + R("hm") + HELLO, reasoning="hm"),
+    no_end(
+        "a stop in every chunk, and another word in the last",
+        chunk({"content": "Hel"}, "stop") + chunk({"content": "lo"}, "length") + D,
+        "length",
+    ),
+    no_end("another word, and then a stop", chunk({"content": "Hello"}, "length") + F("stop") + D, "length"),
+    no_end(
+        "a failure after a stop in a thought",
+        chunk({"reasoning_content": "hm"}, "stop") + event({"error": "SECRET"}) + D,
+        None,
+        text="",
+        reasoning="hm",
+        failure=REPORTED,
+    ),
     # not a stream
     no_stream("a web page", "text/html", b"<!doctype html>\n<p>SECRET</p>\n"),
     no_stream("a web page that calls itself a stream", "text/event-stream", b"\n <html>SECRET</html>"),

@@ -169,6 +169,7 @@ def test_the_table_of_limits_is_the_code_s():
         (client.CONNECT, "model/client.py"),
         (llm_module.READ, "llm.py"),
         (llm_module.AFTER_THE_END, "llm.py"),
+        (llm_module.MORE, "llm.py"),
         (errors.LONGEST_WAIT, "model/errors.py"),
     ]
     assert told == {(f"{limit:,.0f}", file) for limit, file in limits}

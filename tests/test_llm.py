@@ -13,7 +13,7 @@ import pytest
 
 from config import Config, ConfigError, load_config
 from llm import LLM, BrokenOff, LLMError, RateLimited, Read, Refused, Silent
-from tests.dialects import HELLO, D, F, T
+from tests.dialects import HELLO, D, F, T, chunk
 from tests.servers import Exchange, ModelServer
 
 QUESTION = [{"role": "user", "content": "Hi"}]
@@ -303,6 +303,21 @@ async def test_a_reset_after_the_end_is_no_failure(connect: Connect, model: Mode
         await exchange.send(T("Hello") + F("stop"))
         await asyncio.sleep(0.1)  # a reset may take what was not read
         exchange.reset()
+
+    model.answer = answer
+    assert await say(connect()) == "Hello"
+
+
+async def test_an_answer_that_says_stop_in_every_chunk_is_read_to_its_end(connect: Connect, model: ModelServer):
+    async def answer(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(chunk({"reasoning_content": "hm"}, "stop"))
+        await asyncio.sleep(1.2)
+        await exchange.delta("H", "stop")
+        await exchange.delta("el", "stop")
+        await asyncio.sleep(1.2)
+        await exchange.delta("lo", "stop")
+        await exchange.end()
 
     model.answer = answer
     assert await say(connect()) == "Hello"
