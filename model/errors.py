@@ -80,6 +80,7 @@ TOO_LONG = Meaning(
     another_may_help=True,
 )
 FILTERED = Meaning("The content filter of the model server refused the message.")
+KEY = Meaning(REFUSED, "OPENAI_API_KEY {key}: set the key that belongs to OPENAI_BASE_URL (unset: to OpenAI)")
 NO_CREDIT = Meaning(REFUSED, "The account of OPENAI_API_KEY has no credit left: waiting does not help")
 PARAMETER = Meaning(REFUSED, "Change or remove this parameter in {setting}_OPTIONS", another_may_help=True)
 
@@ -94,17 +95,27 @@ BY_CODE = {
     "insufficient_balance": NO_CREDIT,
     "billing_hard_limit_reached": NO_CREDIT,
     "billing_not_active": NO_CREDIT,
+    "exceeded_current_quota_error": NO_CREDIT,  # Moonshot, with 429
+    "budget_exceeded": NO_CREDIT,  # litellm
+    "arrearage": NO_CREDIT,  # DashScope
+    "1008": NO_CREDIT,  # MiniMax
+    "1113": NO_CREDIT,  # Zhipu, with 429
     "content_filter": FILTERED,
     "content_policy_violation": FILTERED,
+    "contentpolicyviolationerror": FILTERED,  # litellm
+    "data_inspection_failed": FILTERED,  # DashScope
+    "1301": FILTERED,  # Zhipu
     "model_not_found": UNKNOWN,
     "invalid_model": UNKNOWN,  # Mistral
     "unsupported_parameter": PARAMETER,
     "unsupported_value": PARAMETER,
     "unknown_parameter": PARAMETER,
     "invalid_value": PARAMETER,
+    "invalid_api_key": KEY,
+    "1004": KEY,  # MiniMax
 }
 BY_STATUS = {
-    401: Meaning(REFUSED, "OPENAI_API_KEY {key}: set the key that belongs to OPENAI_BASE_URL (unset: to OpenAI)"),
+    401: KEY,
     402: NO_CREDIT,
     403: Meaning(REFUSED, "OPENAI_API_KEY may not use {setting}={name}, or not from here", another_may_help=True),
     404: UNKNOWN,
@@ -115,12 +126,30 @@ REDIRECTED = Meaning(
     "The model server sends requests elsewhere.",
     "Redirects are not followed: set OPENAI_BASE_URL to the address that the server redirects to",
 )
-IN_WORDS = {  # what vLLM, litellm, DeepSeek and others say in the message alone
-    re.compile(r"(?i)context (length|window|size)|maximum context|too many (input )?tokens"): TOO_LONG,
+FIXED = ("code", "error_code", "status_code", "statusCode", "status", "type", "error_type", "param")
+SPOKEN = ("message", "error", "detail", "status_msg")
+IN_WORDS = {  # what many say in the message alone
+    re.compile(  # vLLM, llama.cpp, Anthropic, xAI, Gemini, Moonshot, watsonx, DashScope, TGI; Bedrock when it is busy
+        r"(?i)context (length|window|size)|maximum context|too many (input )?tokens(?!, please wait)"
+        r"|(prompt|input) is too long|maximum prompt length|exceed\w* (the )?max\w* (number of tokens|length)"
+        r"|exceed\w* (model|the total) tokens? limit|range of input length|`inputs` (tokens|must)"
+    ): TOO_LONG,
     re.compile(r"(?i)(invalid|unknown|no such) model|\bmodel\b.{0,120}(not exist|not found)"): UNKNOWN,
+    re.compile(r"(?i)(incorrect|invalid) api.?key|api.?key (is )?(not valid|invalid)"): KEY,  # xAI, Gemini
+    re.compile(r"(?i)credit balance|insufficient (account )?balance"): NO_CREDIT,  # Anthropic
 }
 
 BUSY = {429, 503, 529}
+BUSY_WORDS = {  # of what is told with another status: an error event after 200
+    "rate_limit_exceeded",
+    "rate_limit_error",
+    "rate_limit_reached_error",  # Moonshot
+    "engine_overloaded_error",
+    "overloaded_error",  # Anthropic
+    "resource_exhausted",  # Gemini
+    "throttlingexception",  # Bedrock
+    "1002",  # MiniMax
+}
 LATE = {408, 504, 524}
 AGAIN = {408, 409, 429}  # and 5xx, but where a gateway has already waited for long
 
@@ -148,9 +177,10 @@ def error_of(status: int, words: list[str], message: str, why: str, otherwise: s
     meaning = next((BY_CODE[word.lower()] for word in words if word.lower() in BY_CODE), None) or BY_STATUS.get(status)
     if meaning is None and 300 <= status < 400 and otherwise is REFUSED:
         meaning = REDIRECTED
-    if meaning is None and not status >= 500:
-        meaning = next((meaning for words, meaning in IN_WORDS.items() if words.search(message)), None)
-    if meaning is None and status in BUSY:
+    is_busy = status in BUSY or any(word.lower() in BUSY_WORDS for word in words)
+    if meaning is None and not is_busy and status < 500:
+        meaning = next((meaning for pattern, meaning in IN_WORDS.items() if pattern.search(message)), None)
+    if meaning is None and is_busy:
         return RateLimited("The model is busy. Try again later.", wait, why=why)
     if meaning is None and status in LATE:
         return Silent("The model did not answer in time.", why=why)
@@ -162,17 +192,26 @@ def error_of(status: int, words: list[str], message: str, why: str, otherwise: s
 
 def words_of(body: Any) -> tuple[list[str], str]:
     """Return the fixed words of an error body (code, type and param), and its message, which is not for the log."""
-    if isinstance(body, list):
-        body = next(iter(body), None)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - Gemini
-    if isinstance(body, dict) and isinstance(body.get("error"), dict):  # pyright: ignore[reportUnknownMemberType] - JSON
-        body = body["error"]  # pyright: ignore[reportUnknownVariableType] - JSON
-    if not isinstance(body, dict):
-        return [], ""
-    error: dict[str, Any] = body  # pyright: ignore[reportUnknownVariableType] - JSON
-    found = [str(error.get(name)) for name in ("code", "status", "type", "param") if error.get(name)]
+    error = error_in(body)
+    found = [str(error[name]) for name in FIXED if error.get(name)]
     words = [word for word in found if re.fullmatch(r"[\w.\[\]-]{1,80}", word, re.A)]
-    message = error.get("message")
-    return list(dict.fromkeys(words)), message if isinstance(message, str) else ""
+    message = next((error[name] for name in SPOKEN if isinstance(error.get(name), str)), "")
+    return list(dict.fromkeys(words)), message
+
+
+def error_in(body: Any) -> Mapping[str, Any]:
+    """Return the object that tells of an error: a body, or what stands in it."""
+    for _ in range(4):
+        if isinstance(body, list):  # Gemini
+            body = next(iter(body), None)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        if not isinstance(body, dict):
+            return {}
+        holder: dict[str, Any] = body  # pyright: ignore[reportUnknownVariableType] - JSON
+        inner = holder.get("error") or holder.get("errors") or holder.get("base_resp")  # Cloudflare; MiniMax
+        if not isinstance(inner, dict | list):
+            return holder
+        body = inner  # pyright: ignore[reportUnknownVariableType] - JSON
+    return {}
 
 
 def wait_of(headers: Mapping[str, str], now: float) -> float | None:

@@ -271,7 +271,16 @@ DIALECTS = [
     fails("type: error", T("Hel") + event({"type": "error", "message": "SECRET"}) + D),
     fails("a detail (FastAPI)", T("Hel") + event({"detail": "SECRET"}) + D),
     fails("code and message", T("Hel") + event({"code": 10013, "message": "SECRET"}) + D, "10013"),
-    fails("base_resp (MiniMax)", T("Hel") + event({"choices": None, "base_resp": {"status_code": 1008}}) + D),
+    fails("base_resp (MiniMax)", T("Hel") + event({"choices": None, "base_resp": {"status_code": 1033}}) + D, "1033"),
+    fails(
+        "base_resp at once (MiniMax)",
+        b'{"base_resp":{"status_code":1008,"status_msg":"SECRET"}}',
+        "1008",
+        "The account of OPENAI_API_KEY",
+        failure="The model refused the request.",
+        text="",
+    ),
+    fails("error_code (Bedrock)", T("Hel") + event({"error": {"error": "SECRET", "error_code": 4001}}) + D, "4001"),
     fails(
         "an error with a known code",
         event({"error": {"code": "context_length_exceeded", "message": "SECRET"}}),

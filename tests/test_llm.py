@@ -109,6 +109,31 @@ def error_body(**words: Any) -> bytes:
         (400, b'{"object":"error","message":"Invalid model: SECRET","type":"invalid_model","code":"1500"}',
          "(400 1500 invalid_model) MODEL_SMART=gpt-5.5: name a model"),
         (400, b'[{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"SECRET"}}]', "(400 INVALID_ARGUMENT)"),
+        (400, b'{"code":"Client specified an invalid argument","error":"Incorrect API key provided: SECRET"}',
+         "(400) OPENAI_API_KEY is not one of the server's"),  # xAI
+        (400, b'[{"error":{"code":400,"status":"INVALID_ARGUMENT","message":"API key not valid. SECRET"}}]',
+         "(400 INVALID_ARGUMENT) OPENAI_API_KEY is not one of the server's"),  # Gemini
+        (400, b'{"error":"Input validation error: `inputs` tokens + `max_new_tokens` must be <= 9. SECRET",'
+              b'"error_type":"validation"}', "(400 validation) Lower CHAT_HISTORY_CHARS"),  # TGI
+        (400, error_body(message="prompt is too long: 200251 tokens > 199999 maximum SECRET"), "CHAT_HISTORY_CHARS"),
+        (400, error_body(message="The input token count (9) exceeds the maximum number of tokens allowed (8)."),
+         "CHAT_HISTORY_CHARS"),
+        (400, error_body(message="This model's maximum prompt length is 8 but the request contains 9 tokens."),
+         "CHAT_HISTORY_CHARS"),
+        (400, error_body(message="Invalid request: Your request exceeded model token limit: 8192"),
+         "CHAT_HISTORY_CHARS"),  # Moonshot
+        (400, error_body(message="Range of input length should be [1, 30720]"), "CHAT_HISTORY_CHARS"),  # DashScope
+        (400, error_body(code="1261", message="Prompt exceeds max length"), "(400 1261) Lower CHAT"),  # Zhipu
+        (422, b'{"detail":"Input is too long for requested model. SECRET"}', "(422) Lower CHAT_HISTORY_CHARS"),
+        (400, b'{"errors":[{"code":5007,"message":"No such model SECRET"}],"success":false}',
+         "(400 5007) MODEL_SMART=gpt-5.5: name a model"),  # Cloudflare
+        (429, error_body(type="exceeded_current_quota_error"), "The account of OPENAI_API_KEY"),  # Moonshot
+        (429, error_body(code="1113"), "(429 1113) The account of OPENAI_API_KEY"),  # Zhipu
+        (400, error_body(code="Arrearage"), "(400 Arrearage) The account of OPENAI_API_KEY"),  # DashScope
+        (400, error_body(type="budget_exceeded", code="400"), "The account of OPENAI_API_KEY"),  # litellm
+        (400, error_body(message="Your credit balance is too low to access the API. SECRET"),
+         "The account of OPENAI_API_KEY"),  # Anthropic
+        (400, error_body(code="data_inspection_failed"), "refused the message. (400 data_inspection_failed)"),
         (400, error_body(code="x\nERROR:    forged line"), "The model refused the request. (400)"),
         (400, error_body(code={"SECRET": 1}, param=["SECRET"]), "The model refused the request. (400)"),
     ],
@@ -156,6 +181,23 @@ async def test_a_status_means_busy_late_or_broken(
     assert type(error) is kind
     assert getattr(error, "retry_after", None) == wait
     assert len(model.asked) == asked
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"SECRET"}}\n\n',
+        b'data: {"error":{"code":"rate_limit_exceeded","message":"SECRET"}}\n\n',
+        b'data: {"error":{"code":429,"message":"SECRET"}}\n\n',
+        b'{"error":{"code":"429","status":"RESOURCE_EXHAUSTED","message":"SECRET"}}',
+        b'{"base_resp":{"status_code":1002,"status_msg":"SECRET"}}',
+    ],
+)
+async def test_a_server_that_says_200_and_then_that_it_is_busy_is_busy(
+    connect: Connect, model: ModelServer, event: bytes
+):
+    model.answer = sends(UNTIL_CLOSED + event)
+    assert type(await failure_of(connect())) is RateLimited
 
 
 async def test_a_wait_until_a_date_is_told_in_seconds(connect: Connect, model: ModelServer):
