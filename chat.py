@@ -126,8 +126,8 @@ def told_by(
 
     async def write(emit: Emit) -> None:
         answer = await find()
-        wire.begin(answer)
         with answer.reader(after) as reader:
+            wire.begin(answer, reader.told)
             if at_once:
                 await emit(pieces=0)
             while pieces := await reader.news():

@@ -199,7 +199,7 @@ class Answers:
 
     def _mirror(self, turn: str, id: str) -> Answer:
         if turn not in self.mirrors:
-            self.mirrors[turn] = Answer(turn, id, self._unfollowed)
+            self.mirrors[turn] = Answer(turn, id, self._unfollowed, lags=True)
             self._followed_at, self._joined_at = float("-inf"), time.monotonic()
         self._wake.set()
         return self.mirrors[turn]

@@ -33,12 +33,16 @@ class Thought(str):
 class Answer:
     """The log of one answer.
 
-    ``turn`` names it in the store, ``id`` for clients. ``on_empty`` is called when its last reader has left.
+    ``turn`` names it in the store, ``id`` for clients. ``on_empty`` is called when its last reader has left. A mirror
+    of what another process writes ``lags`` behind it.
     """
 
-    def __init__(self, turn: str, id: str, on_empty: Callable[["Answer"], None] = lambda answer: None) -> None:
+    def __init__(
+        self, turn: str, id: str, on_empty: Callable[["Answer"], None] = lambda answer: None, *, lags: bool = False
+    ) -> None:
         self.turn = turn
         self.id = id
+        self.lags = lags
         self.log: list[str] = []
         self.told = 0  # characters of text so far
         self.state: Ending | Literal["running"] = "running"
@@ -87,7 +91,12 @@ class Answer:
         self._tell()
 
     def reader(self, after: int | None = None) -> "Reader":
-        """Return a reader: of everything, or of what comes after a number of characters."""
+        """Return a reader: of everything, or of what comes after a number of characters.
+
+        Who knows some of an answer that has said nothing knows another one, in whose place this one is written.
+        """
+        if after and not self.told and not self.lags:
+            after = None
         return Reader(self, after)
 
     async def grown(self, length: int) -> None:

@@ -26,8 +26,8 @@ class Wire(Protocol):
 
     headers: Mapping[str, str]
 
-    def begin(self, answer: Answer) -> None:
-        """Take the answer that is told from now on."""
+    def begin(self, answer: Answer, known: int = 0) -> None:
+        """Take the answer that is told from now on, and how many characters of it the client knows."""
         ...
 
     def start(self) -> Sequence[Any]:
@@ -65,8 +65,9 @@ class Frames:
         self.told = after or 0
         self.reasoning = reasoning
 
-    def begin(self, answer: Answer) -> None:
+    def begin(self, answer: Answer, known: int = 0) -> None:
         self._answer = answer
+        self.told = known
 
     def start(self) -> Sequence[Framed]:
         return ()
@@ -105,7 +106,7 @@ class Parts:
         self._open = ""  # the kind of the part that is being written
         self._begun = {"text": 0, "reasoning": 0}
 
-    def begin(self, answer: Answer) -> None:
+    def begin(self, answer: Answer, known: int = 0) -> None:
         self._answer = answer
 
     def start(self) -> Sequence[Any]:

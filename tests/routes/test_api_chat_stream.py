@@ -13,7 +13,7 @@ import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 
 from tests.conftest import HEADERS, Serve, kept_in
-from tests.servers import Exchange, ModelServer, two_words, wait_until
+from tests.servers import Exchange, ModelServer, breaks_off, two_words, wait_until
 
 STREAM = "/api/chat/c/stream"
 TEXT = "".join(f"word {n} " for n in range(40)) + "and 😀 at the end"
@@ -147,6 +147,18 @@ def test_a_repeat_joins_the_answer_that_is_being_written(servers: Servers, slow:
     with stream(second, "/api/chat", body, **{"Last-Event-ID": "5"}) as events:
         assert text_of(events) == TEXT[5:]
     assert len(model.exchanges) == 1
+
+
+def test_an_answer_that_is_written_anew_is_told_from_its_beginning(servers: Servers, slow: Slow, model: ModelServer):
+    first, second = servers
+    model.answer = breaks_off
+    with ask(first) as events:
+        id = until(events, "Hel")
+    wait_until(lambda: kept_in(second)[-1] == ("assistant", "Hel", "error"))
+    model.answer = slow
+    body = {"message": "Hi", "conversationId": "c", "messageId": "m"}
+    with stream(second, "/api/chat", body, **{"Last-Event-ID": id}) as events:  # its first three characters are others
+        assert until(events, slow.pieces[0]) == str(len(slow.pieces[0]))
 
 
 def test_what_the_model_thinks_is_told_by_the_server_that_writes_and_by_no_other(servers: Servers, model: ModelServer):
