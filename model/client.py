@@ -65,7 +65,7 @@ async def check(response: httpx2.Response) -> None:
     """Raise what an answer means that is no success; here, since the SDK would read all of its body, however long."""
     if sum(len(name) + len(value) for name, value in response.headers.raw) > HEAD_BYTES:
         raise BrokenOff(f"The model server sent a header section of more than {HEAD_BYTES:,} bytes.")
-    if response.status_code >= 300:
+    if not response.is_success:
         body = b""
         with anyio.move_on_after(CONNECT), suppress(httpx2.RequestError):
             async for chunk in response.aiter_bytes():

@@ -238,6 +238,15 @@ async def test_a_head_that_is_none_is_a_failure(connect: Connect, model: ModelSe
     assert len(model.asked) == 2
 
 
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+             b"HTTP/1.1 000 Whatever\r\ncontent-length: 0\r\n\r\n"],
+)  # fmt: skip
+async def test_a_status_below_200_is_a_failure(connect: Connect, model: ModelServer, head: bytes):
+    model.answer = sends(head)
+    assert isinstance(await failure_of(connect()), Refused)
+
+
 @pytest.mark.parametrize("then", ["hang", "close"])
 async def test_a_chunk_whose_framing_is_broken_ends_the_answer_at_once(connect: Connect, model: ModelServer, then: str):
     async def answer(exchange: Exchange) -> None:
