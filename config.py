@@ -160,6 +160,14 @@ def signing_secret(value: str) -> str:
     return value
 
 
+def text(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("UTF-8 is required: the model is sent it as JSON") from None
+    return value
+
+
 def names_in(value: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in value.split(","))
 
@@ -176,6 +184,7 @@ def json_object(value: str, example: str) -> dict[str, Any]:
 
     try:
         found = json.loads(value, parse_constant=refuse)
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()  # 1e999, and half of a surrogate pair, fail
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
@@ -235,7 +244,7 @@ class Config:
     shutdown_grace: float = setting(5.0, seconds)
     database_url: str = setting("sqlite:///data/app.db", database_url, hidden=True)
     database_pool: int = setting(10, integer(1, 1000))
-    system_prompt: str | None = setting(None)
+    system_prompt: str | None = setting(None, text)
     chat_history_chars: int = setting(32_000, integer(0, 10**9))
     chat_max_streams: int = setting(1000, integer(1, 10**6))
     openapi: str = setting("closed", word("closed", "open"))

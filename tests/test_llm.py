@@ -436,6 +436,9 @@ async def test_options_and_headers_reach_the_model_server(connect: Connect, mode
         ("MODEL_SMART_OPTIONS", "[1]", "a JSON object is required"),
         ("MODEL_SMART_OPTIONS", "temperature=1", "a JSON object is required"),
         ("MODEL_SMART_OPTIONS", '{"temperature": NaN}', "a JSON object is required"),
+        ("MODEL_SMART_OPTIONS", '{"temperature": 1e999}', "a JSON object is required"),
+        ("MODEL_FAST_OPTIONS", '{"stop": "\\ud83d"}', "a JSON object is required"),
+        ("SYSTEM_PROMPT", b"caf\xe9".decode("utf-8", "surrogateescape"), "UTF-8 is required"),  # as os.environ has it
         ("MODEL_SMART_OPTIONS", '{"model": "x"}', "model cannot be set here"),
         ("MODEL_FAST_OPTIONS", '{"messages": []}', "messages cannot be set here"),
         ("MODEL_FAST_OPTIONS", '{"stream": true}', "stream cannot be set here"),
