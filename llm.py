@@ -31,7 +31,7 @@ __all__ = ["LLM", "BrokenOff", "LLMError", "RateLimited", "Read", "Refused", "Si
 
 READ = 120.0  # seconds that a model may say nothing
 AFTER_THE_END = 1.0  # seconds for what follows a finish_reason: the usage, [DONE], or nothing
-MORE = 10.0  # seconds for more of an answer that went on after one: some gateways say "stop" in every chunk
+MORE = 10.0  # seconds for more of an answer that went on after one, or did not begin: some say "stop" in every chunk
 CLOSING = 0.1  # seconds for the last bytes of the body after [DONE], so that the connection can be used again
 
 Message = Mapping[str, str]
@@ -129,7 +129,7 @@ class LLM:
                 async for chunk in chunks:
                     if (read := completion.take(chunk)) is not None:
                         yield read
-                    if completion.is_done or completion.has_ended:
+                    if completion.is_done or completion.finish:
                         break
                 async for read in after_the_end(chunks, completion):
                     yield read
@@ -206,12 +206,13 @@ def unreachable(exc: Exception) -> LLMError:
 async def after_the_end(chunks: AsyncGenerator[bytes], completion: Completion) -> AsyncGenerator[Read]:
     """Yield what follows a ``finish_reason`` for about a second: the usage, [DONE], or nothing. No failure counts.
 
-    Where it is more of the answer the ``finish_reason`` meant nothing, and more is waited for.
+    Where it is more of the answer, or its first word is still to come, the ``finish_reason`` meant nothing, and more is
+    waited for.
     """
     said_at = anyio.current_time()
-    while completion.has_ended and not completion.is_done:
+    while completion.finish and not completion.is_done:
         chunk = b""
-        ends_at = said_at + (MORE if completion.went_on else AFTER_THE_END)
+        ends_at = said_at + (AFTER_THE_END if completion.has_ended and not completion.went_on else MORE)
         with anyio.move_on_at(ends_at), contextlib.suppress(Exception):
             chunk = await anext(chunks, b"")
         if not chunk:

@@ -374,6 +374,20 @@ async def test_an_answer_that_says_stop_in_every_chunk_is_read_to_its_end(connec
     assert await say(connect()) == "Hello"
 
 
+async def test_a_stop_before_the_first_word_with_silence_behind_it_is_an_empty_answer(
+    connect: Connect, model: ModelServer, monkeypatch: pytest.MonkeyPatch
+):
+    async def answer(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.delta("", "stop")
+        await exchange.hang()
+
+    model.answer = answer
+    monkeypatch.setattr("llm.MORE", 0.2)
+    with pytest.raises(BrokenOff, match="empty answer"):
+        await say(connect())
+
+
 async def test_thinking_and_comments_keep_the_connection(connect: Connect, model: ModelServer):
     async def answer(exchange: Exchange) -> None:
         await exchange.head()
