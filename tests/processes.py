@@ -57,7 +57,7 @@ def running(project: Project, *command: str, **environ: str) -> Generator[Comman
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)  # uvicorn waits 30 s for the answer of a worker that this ended while it started
         started.reader.join(5)
         assert process.stdout is not None
         process.stdout.close()
