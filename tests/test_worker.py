@@ -397,6 +397,15 @@ async def test_a_daily_job_runs_once_on_the_days_the_clocks_change(
     assert [id.split(":", 2)[2] for id in ran] == runs
 
 
+async def test_a_schedule_first_seen_in_an_hour_that_is_repeated_does_not_fire_for_the_hour_before(database_url: str):
+    clock = Clock("2026-10-25T01:10:00+00:00")  # 2:10 in Paris, for the second time
+    ran, jobs = ticks(schedule="30 2 * * *", timezone=ZoneInfo("Europe/Paris"))
+    async with working(database_url, jobs, clock) as worker:
+        assert (await worker.overview())["next"] == {"job": datetime(2026, 10, 26, 1, 30, tzinfo=UTC).timestamp()}
+        assert await worker.tick() == {}
+    assert ran == []
+
+
 # Files, and the front door.
 
 

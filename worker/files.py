@@ -48,7 +48,9 @@ class JobFile:
     def next_after(self, moment: float) -> float:
         """The first occurrence after a moment, in Unix seconds."""
         local = datetime.fromtimestamp(moment, self.timezone)
-        return min(next(CronSim(schedule, local)).timestamp() for schedule in self.schedules)
+        # in an hour that is repeated the first may be an hour ago
+        following = (map(datetime.timestamp, CronSim(schedule, local)) for schedule in self.schedules)
+        return min(next(at for at in moments if at > moment) for moments in following)
 
 
 def load_jobs(root: Path) -> dict[str, JobFile]:
