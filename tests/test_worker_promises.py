@@ -146,10 +146,27 @@ def panics_in_a_thread(job: Job) -> None:
     raise Panic
 
 
+async def retries_without_a_time(job: Job) -> None:
+    class Busy(Retry):
+        def __init__(self, answer: str) -> None:  # and nothing of Retry's own
+            self.answer = answer
+
+    raise Busy("503")
+
+
+async def gives_up_in_words_that_raise(job: Job) -> None:
+    class Never(GiveUp):
+        def __str__(self) -> str:
+            sys.exit(2)
+
+    raise Never
+
+
 BREAKERS: list[Run] = [
     *(leaks_a_cancellation, cancels_itself, raises_cancelled, exits, is_interrupted, panics, closes),
     *(exits_in_a_task, exits_in_a_task_group, exits_in_anyio_s_task_group),
     *(closes_in_a_thread, stops_iterating, exits_in_a_thread, closes_its_thread, stops_its_thread, panics_in_a_thread),
+    *(retries_without_a_time, gives_up_in_words_that_raise),
 ]
 
 
@@ -211,6 +228,47 @@ async def test_a_plain_job_over_its_timeout_is_told_and_has_failed_when_it_retur
         assert (await row_of(worker, "a"))["done_at"] is None
         released.set()
         assert (await end_of(worker, "a"))["error"] == "its timeout of 0.05 s was over"
+
+
+async def test_what_a_plain_function_returns_to_be_awaited_is_done(database_url: str):
+    ran: list[str] = []
+
+    async def work(job: Job) -> None:
+        await asyncio.sleep(0.01)
+        ran.append(job["id"])
+        if job["payload"] == "hang":
+            await asyncio.sleep(60)
+        assert job["payload"] != "fail"
+
+    def run(job: Job) -> Any:  # as a decorator does that is no async def
+        return work(job)
+
+    async with working(database_url, job(run, attempts=1, timeout=5)) as worker:
+        await worker.put("job", id="a")
+        assert (await end_of(worker, "a"))["error"] is None
+        await worker.put("job", "fail", id="b")
+        assert (await end_of(worker, "b"))["error"].startswith("AssertionError")
+        await worker.put("job", "hang", id="c")
+        await until(lambda: ran == ["a", "b", "c"])
+        await worker.cancel("c")
+        assert (await end_of(worker, "c"))["error"] == "cancelled by an operator"
+
+
+async def test_what_a_plain_function_returns_after_its_timeout_is_not_done(database_url: str):
+    ran: list[str] = []
+
+    async def work(job: Job) -> None:
+        await asyncio.sleep(0)
+        ran.append(job["id"])
+
+    def run(job: Job) -> Any:
+        wait_until(lambda: worker.running[next(iter(worker.running))].stopped)
+        return work(job)
+
+    async with working(database_url, job(run, attempts=1, timeout=0.01)) as worker:
+        await worker.put("job", id="a")
+        assert (await end_of(worker, "a"))["error"] == "its timeout of 0.01 s was over"
+    assert ran == []
 
 
 async def test_a_job_that_catches_its_timeout_and_goes_on_is_told(database_url: str, caplog: pytest.LogCaptureFixture):
@@ -394,7 +452,7 @@ async def test_retry_is_also_found_in_a_task_group(database_url: str):
     assert attempts == [1, 1]
 
 
-@pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), "5", None, True])
+@pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), "5", None, True, 1_790_000_000, 10**400])
 def test_retry_wants_seconds(after: Any):
     with pytest.raises(ValueError, match="a number of seconds is required"):
         Retry(after=after)
@@ -809,6 +867,7 @@ async def test_rows_behind_a_full_lane_are_no_obstacle(database_url: str, lane: 
         ({"run_at": float("nan")}, ValueError, "never comes"),
         ({"run_at": float("inf")}, ValueError, "never comes"),
         ({"run_at": 1_790_000_000_000}, ValueError, "are these milliseconds"),
+        ({"run_at": -1e11}, ValueError, "no moment"),  # before the year 1, which no list could show
         ({"id": "cron:job:2026-11-26T10:00:00+00:00"}, ValueError, "the form of a schedule's occurrences"),
         ({"id": ""}, ValueError, "id is empty"),
         ({"id": 7}, TypeError, "id is a text"),

@@ -1,13 +1,12 @@
 """How a run ended, and what becomes of its row: nothing here reads a clock or a table."""
 
-import math
 import traceback
 from pathlib import Path
 from secrets import SystemRandom
 from typing import Literal, NamedTuple, TypeVar, cast
 
 from db import Database, Row, Statement
-from worker.files import JobFile
+from worker.files import LARGEST, JobFile
 from worker.table import many
 
 # why a run was stopped: its time was over, the server stops, an operator called it off, or another process has it
@@ -32,8 +31,8 @@ class Retry(Exception):
     """Not now: raise it in a job to be tried again after so many seconds. It counts no attempt."""
 
     def __init__(self, after: float, words: str = "") -> None:
-        if isinstance(after, bool) or not isinstance(after, int | float) or not 0 <= after < math.inf:  # pyright: ignore[reportUnnecessaryIsInstance] - a user's
-            raise ValueError(f"Retry(after={after!r}): a number of seconds is required, 0 or more")
+        if isinstance(after, bool) or not isinstance(after, int | float) or not 0 <= after <= LARGEST:  # pyright: ignore[reportUnnecessaryIsInstance] - a user's
+            raise ValueError(f"Retry(after={after!r}): a number of seconds is required, 0 to {LARGEST:,}")
         super().__init__(words or f"again in {after:g} s")
         self.after = float(after)
 

@@ -268,7 +268,10 @@ class Worker(Operator):
             logger.error("job %s was stopped here: another process runs it", run.row["id"])
             self.claimed.drop(run.claim)
         else:
-            end = end_of(run.row, run.file, run.failure, run.stopped, self.clock())
+            try:
+                end = end_of(run.row, run.file, run.failure, run.stopped, self.clock())
+            except BaseException as exc:  # the failure's own code raised: a Retry without its time, an odd __str__
+                end = end_of(run.row, run.file, exc, run.stopped, self.clock())
             self.claimed.end(run.row, end, run)
         if self._is_full or self._stopping or run.file.at_once is not None:
             self.wake()

@@ -6,10 +6,11 @@ plain function that never returns takes no thread from the routes, and does not 
 """
 
 import asyncio
+import inspect
 import json
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -38,6 +39,7 @@ class Run:
         self.worker = worker
         self.row = row
         self.file = file
+        self.is_thread = not is_async(file.run)
         self.failure: BaseException | None = None
         self.stopped: Stopped | None = None
         self._is_told = False  # that it goes on after it was stopped
@@ -53,10 +55,6 @@ class Run:
     @property
     def claim(self) -> tuple[str, str]:
         return self.row["id"], self.row["token"]
-
-    @property
-    def is_thread(self) -> bool:
-        return not is_async(self.file.run)
 
     def stop(self, why: Stopped) -> None:
         """Stop it; a thread cannot be stopped, so it is over when it returns. The first reason counts."""
@@ -97,11 +95,20 @@ class Run:
             job = Job(id=self.row["id"], name=self.row["name"], attempts=self.row["attempts"], payload=payload)
             arguments = (job, self.worker.state)[: positional(self.file.run)]
             if self.is_thread:
-                _, self.failure = await in_thread(self.file.run, *arguments)
+                result, self.failure = await in_thread(self.file.run, *arguments)
+                if inspect.isawaitable(result):  # of an async def that it called, as decorators do
+                    await self._rest(result)
             else:
                 await self.file.run(*arguments)
         except BaseException as exc:  # also SystemExit, KeyboardInterrupt, a CancelledError that leaked, GeneratorExit
             self.failure = exc
+
+    async def _rest(self, result: Awaitable[Any]) -> None:
+        """Do what a plain function returned, to be awaited; from here on it can be stopped."""
+        self.is_thread = False
+        if self.stopped is not None:
+            self.stop(self.stopped)
+        await result
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._timer.cancel()

@@ -181,7 +181,7 @@ def checked_moment(run_at: Any) -> float:
         )
     if run_at != run_at or run_at in (math.inf, -math.inf):
         raise ValueError(f"run_at={run_at} never comes: write Unix seconds, such as time.time() + 60")
-    if abs(run_at) > 1e11:  # the year 5138
+    if not -6.2e10 < run_at < 1e11:  # the years 5 and 5138
         raise ValueError(f"run_at={run_at} is no moment in Unix seconds; are these milliseconds? Divide by 1000")
     return float(run_at)
 
