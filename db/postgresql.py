@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from importlib import import_module
 from pathlib import Path
@@ -44,6 +44,7 @@ class PostgreSQL:
         self.size = self.target.pool or pool
         self._pool = Pool(self._connect, self.size, self.target.pool_timeout)
         self._named: Callable[[str], str] = names.as_written
+        self._loop: asyncio.AbstractEventLoop | None = None  # which the connections are of
         try:
             self._driver: Any = import_module("asyncpg")  # it comes without type stubs
         except ImportError:
@@ -58,6 +59,7 @@ class PostgreSQL:
 
     async def open(self, folder: Path | None = None) -> None:
         """Run the migrations that did not run yet, and open the pool. Raises `ConfigError`."""
+        self._loop = asyncio.get_running_loop()
         await self.migrate(folder)
         if self.target.binding:
             logger.warning("channel_binding=require is not checked by the driver: sslmode=verify-full is")
@@ -152,10 +154,14 @@ class PostgreSQL:
 
     async def read(self, sql: str, *values: object) -> list[Row]:
         """Run one query on what has been committed."""
+        if asyncio.get_running_loop() is not self._loop:
+            return await self._elsewhere(self._run_one(self._named(sql), values))
         return await self._run_one(self._named(sql), values)
 
     async def write(self, *statements: Statement) -> list[list[Row]]:
         """Run statements in one transaction; the rows that each returned. They are on disk when this returns."""
+        if asyncio.get_running_loop() is not self._loop:
+            return await self._elsewhere(self.write(*statements))
         try:
             if len(statements) == 1:  # which is a transaction by itself
                 [(sql, values)] = statements
@@ -167,6 +173,13 @@ class PostgreSQL:
         except self._driver.ReadOnlySQLTransactionError:
             self._pool.expire()  # the server is a standby by now; another one may be in its place
             raise
+
+    async def _elsewhere(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do it where the connections are: a plain job's thread may have a loop of its own, by `asyncio.run`."""
+        if self._loop is None:
+            work.close()
+            raise RuntimeError("the database is closed")
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def _run_together(self, statements: Sequence[Statement]) -> list[list[Row]]:
         """Run statements in one transaction, once more where the server took it back for a reason of its own."""
@@ -223,7 +236,10 @@ class PostgreSQL:
 
     async def notify(self, name: str) -> None:
         """Wake the other processes that listen to a name."""
-        self._channel.tell(name)
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            self._loop.call_soon_threadsafe(self._channel.tell, name)
+        else:
+            self._channel.tell(name)
 
 
 def rows_of(found: Any) -> list[Row]:

@@ -230,6 +230,27 @@ async def test_a_plain_job_over_its_timeout_is_told_and_has_failed_when_it_retur
         assert (await end_of(worker, "a"))["error"] == "its timeout of 0.05 s was over"
 
 
+async def test_a_plain_job_may_put_and_take_steps_in_a_loop_of_its_own(database_url: str):
+    async def work(job: Job) -> None:
+        assert await step(job, "part", part) == 1
+        await asyncio.gather(*(worker.put("fine", id=f"{job['id']}:{n}") for n in range(20)))
+        await worker.db.notify("jobs")
+
+    async def part() -> int:
+        return len(await worker.db.read("SELECT id FROM house_job WHERE id = 'a'"))
+
+    def run(job: Job) -> None:
+        asyncio.run(work(job))
+
+    async def fine(job: Job) -> None:
+        pass
+
+    async with working(database_url, {**job(run, attempts=1), **job(fine, "fine")}) as worker:
+        await worker.put("job", id="a")
+        assert (await end_of(worker, "a"))["error"] is None
+        assert [(await end_of(worker, f"a:{n}"))["error"] for n in range(20)] == [None] * 20
+
+
 async def test_what_a_plain_function_returns_to_be_awaited_is_done(database_url: str):
     ran: list[str] = []
 
