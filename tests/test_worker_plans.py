@@ -37,7 +37,7 @@ STATEMENTS: dict[str, tuple[Callable[[Database], tuple[str, Any]], set[str]]] = 
     "heads of lanes": (lambda db: (HEADS, (LATER, "")), {"house_job_laned", "house_job_waiting"}),
     "renewal": (renewal, {"_job_"}),
     "end": (ended, {"_job_"}),
-    "steps": (lambda db: (steps.STEPS, ("due-1",)), {"key"}),
+    "steps": (lambda db: (steps.STEPS, ("due-1", 1.0)), {"key"}),
     "steps of what is done": (lambda db: many(db, DROP_STEPS, ("TEXT",), [("due-1",)])[0], {"key"}),
     "called off": (lambda db: (CALLED_OFF, ()), {"house_job_"}),
     "claims that lapsed": (lambda db: (with_names(LET_GO, NAMES), (LATER, *NAMES)), {"house_job_"}),

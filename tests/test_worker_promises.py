@@ -596,6 +596,36 @@ async def test_steps_outlive_the_failure_and_are_there_for_a_replay(database_url
     assert sent == ["one", "two", "one", "one"]
 
 
+async def test_the_steps_of_an_id_that_is_put_again_are_done_again(database_url: str):
+    clock, begun, done = Clock(), 0, list[str]()
+
+    async def send(what: str) -> str:
+        done.append(what)
+        return what
+
+    async def run(job: Job) -> None:
+        nonlocal begun
+        begun += 1
+        assert await step(job, "one", send, f"one of {job['payload']}") == f"one of {job['payload']}"
+        if begun == 2:
+            raise ValueError
+        assert await step(job, "two", send, f"two of {job['payload']}") == f"two of {job['payload']}"
+        if begun == 1:
+            raise GiveUp
+
+    async with working(database_url, job(run), clock) as worker:
+        await worker.put("job", "a", id="u")
+        await end_of(worker, "u")
+        clock.now += 1
+        await worker.db.write(worker.put_statement("job", "b", id="u", unique="pending"))
+        worker.wake()
+        await until(lambda: begun == 2)
+        await waits(worker, "u")
+        clock.now += 60
+        assert (await end_of(worker, "u"))["error"] is None
+    assert done == ["one of a", "two of a", "one of b", "two of b"]
+
+
 async def test_a_result_that_is_not_json_fails_the_attempt_with_the_steps_name(database_url: str):
     async def run(job: Job) -> None:
         await step(job, "part-1", lambda: object())

@@ -17,11 +17,13 @@ from worker.table import checked_text
 
 logger = logging.getLogger("worker")
 
-STEPS = "SELECT name, result FROM house_step WHERE job_id = $1"
+# an id that is free again may be put once more: the steps of its job before are not this one's
+STEPS = "SELECT name, result FROM house_step WHERE job_id = $1 AND COALESCE(put_at, $2) = $2"
 
 RENEW_ONE = "UPDATE house_job SET run_at = $3 WHERE id = $1 AND token = $2 RETURNING id"
-STORE = """INSERT INTO house_step (job_id, name, result) SELECT id, CAST($3 AS TEXT), CAST($4 AS TEXT) FROM house_job
-  WHERE id = $1 AND token = $2 ON CONFLICT (job_id, name) DO UPDATE SET result = excluded.result"""
+STORE = """INSERT INTO house_step (job_id, name, result, put_at)
+  SELECT id, CAST($3 AS TEXT), CAST($4 AS TEXT), created_at FROM house_job WHERE id = $1 AND token = $2
+  ON CONFLICT (job_id, name) DO UPDATE SET result = excluded.result, put_at = excluded.put_at"""
 
 
 class StepError(OwnWords):
@@ -47,7 +49,7 @@ async def step(job: Job, name: str, function: Callable[..., Any], /, *arguments:
     async with run.locks.setdefault(name, asyncio.Lock()):
         rows = list[Row]()
         if run.steps is None and run.row["begun"] > 1:
-            rows = await run.worker.db.read(STEPS, run.row["id"])
+            rows = await run.worker.db.read(STEPS, run.row["id"], run.row["created_at"])
         if run.steps is None:  # a step of another name may have read them meanwhile
             run.steps = {row["name"]: row["result"] for row in rows}
         if name not in run.steps:

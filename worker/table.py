@@ -58,8 +58,6 @@ PUT_PENDING = """INSERT INTO house_job (id, name, lane, payload, run_at, attempt
     payload = excluded.payload, run_at = excluded.run_at, attempts = 0, begun = 0, began_at = NULL, token = NULL,
     done_at = NULL, error = NULL, cancelled_at = NULL, created_at = excluded.created_at
   WHERE house_job.done_at IS NOT NULL RETURNING id"""
-FORGET_STEPS = """DELETE FROM house_step WHERE job_id = $1
-  AND EXISTS (SELECT 1 FROM house_job WHERE id = $1 AND done_at IS NOT NULL)"""
 
 ODD = {"Cc", "Cs", "Zl", "Zp"}  # Unicode's categories of control characters, half a pair, line and paragraph ends
 LONGEST = 200  # characters of an id, a lane or a step's name
@@ -98,8 +96,7 @@ class Table:
         what could never run.
         """
         statement = self.put_statement(name, payload, id=id, run_at=run_at, lane=lane, unique=unique)
-        first = [(FORGET_STEPS, (id,))] if unique == "pending" else []
-        *_, rows = await self.db.write(*first, statement)
+        [rows] = await self.db.write(statement)
         await self._changed()
         return bool(rows)
 
