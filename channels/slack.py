@@ -36,11 +36,12 @@ def handshake(payload: Any) -> Response | None:
 
 def events(payload: Any) -> Sequence[Any]:
     """What people say to the bot: not what bots say, the bot itself among them, nor edits and people who join."""
+    if payload.get("type") == "app_rate_limited":  # it has no event: Slack leaves some out, for a minute
+        return []
     event = payload["event"]
     is_ours = event["type"] == "app_mention" or (event["type"], event.get("channel_type")) == ("message", "im")
-    is_said = "subtype" not in event or (
-        event["subtype"] == "file_share" and event.get("text")
-    )  # a question with a file
+    # a question may have a file; a file alone, and what is forwarded, have an empty text
+    is_said = event.get("subtype", "file_share") == "file_share" and event.get("text") != ""
     return [payload] if is_ours and "bot_id" not in event and is_said else []
 
 

@@ -34,21 +34,25 @@ def lane(event: Any) -> str:
 
 
 def conversation(message: Any) -> str:
-    """A chat, or a topic of a group that has topics: what is said in one is not told in another."""
-    chat, topic = message["chat"]["id"], topic_of(message)
-    return f"{chat}" if topic is None else f"{chat}:{topic}"
+    """A chat, or a topic of one that has topics: what is said in one is not told in another."""
+    return ":".join(str(id) for id in (message["chat"]["id"], *topic_of(message).values()))
 
 
-def topic_of(message: Any) -> int | None:
-    return message.get("message_thread_id") if message.get("is_topic_message") else None
+def topic_of(message: Any) -> dict[str, Any]:
+    """The topic that a message is of, as sendMessage names it: a group's, or what one person writes to a channel."""
+    match message:
+        case {"direct_messages_topic": {"topic_id": topic}}:
+            return {"direct_messages_topic_id": topic}
+        case {"is_topic_message": True, "message_thread_id": topic}:
+            return {"message_thread_id": topic}
+        case _:
+            return {}
 
 
 async def run(job: Job, state: State) -> None:
     message = job["payload"]["message"]
     answer = await reply(state, job, channel_id=conversation(message), text=message["text"])
     config = state["config"]
-    where = {"chat_id": message["chat"]["id"]}
-    if (topic := topic_of(message)) is not None:
-        where["message_thread_id"] = topic
+    where = {"chat_id": message["chat"]["id"], **topic_of(message)}
     url = f"{config.telegram_api_url}/bot{config.telegram_bot_token}/sendMessage"
     await send_all(state, job, url, [{**where, "text": text} for text in messages(answer)])

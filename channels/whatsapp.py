@@ -24,9 +24,8 @@ def verify(request: Request[State], body: bytes) -> bool:
 def challenge(request: Request[State]) -> str | None:
     """Meta asks once whether this address is ours."""
     query = request.query_params
-    if query.get("hub.mode") == "subscribe" and is_secret(
-        query.get("hub.verify_token"), request.state["config"].whatsapp_verify_token
-    ):
+    given = query.get("hub.verify_token", "").encode().decode("latin-1")  # as a header would have come
+    if query.get("hub.mode") == "subscribe" and is_secret(given, request.state["config"].whatsapp_verify_token):
         return query.get("hub.challenge")
     return None
 
@@ -51,15 +50,25 @@ def lane(event: Any) -> str:
 
 
 def conversation(event: Any) -> str:
-    """A person's with one of our numbers: two businesses may share this address."""
-    return f"{event['from_us']}:{event['message']['from']}"
+    """A person's or a group's with one of our numbers: two businesses may share this address."""
+    to = recipient(event)
+    return f"{event['from_us']}:{to.get('to') or to['recipient']}"
+
+
+def recipient(event: Any) -> dict[str, str]:
+    """Whom to answer, as the API names it: a group, or a person by number or, who shows a username alone, by id."""
+    message = event["message"]
+    if group := message.get("group_id"):
+        return {"recipient_type": "group", "to": group}
+    if number := message.get("from"):
+        return {"to": number}
+    return {"recipient_type": "individual", "recipient": message["from_user_id"]}
 
 
 async def run(job: Job, state: State) -> None:
     event, config = job["payload"], state["config"]
-    person = event["message"]["from"]
     answer = await reply(state, job, channel_id=conversation(event), text=event["message"]["text"]["body"])
     url = f"{config.whatsapp_api_url}/{quote(event['from_us'], safe='')}/messages"
     headers = {"Authorization": f"Bearer {config.whatsapp_access_token}"}
-    to = {"messaging_product": "whatsapp", "to": person, "type": "text"}
+    to = {"messaging_product": "whatsapp", **recipient(event), "type": "text"}
     await send_all(state, job, url, [{**to, "text": {"body": text}} for text in messages(answer)], headers)

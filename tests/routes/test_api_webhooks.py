@@ -200,10 +200,18 @@ def test_slack_a_mention_is_answered_in_its_thread_and_nobody_is_called(url: str
 
 @pytest.mark.parametrize(
     "event",
-    [{"bot_id": "B1"}, {"subtype": "message_changed"}, {"channel_type": "channel"}, {"type": "reaction_added"}],
+    [
+        *({"bot_id": "B1"}, {"subtype": "message_changed"}, {"channel_type": "channel"}, {"type": "reaction_added"}),
+        {"text": "", "attachments": [{"is_share": True, "text": "what another said"}]},  # forwarded, without a word
+    ],
 )
 def test_slack_what_is_not_said_to_the_bot_is_ignored(serve: Serve, event: dict[str, Any], model: ModelServer):
     assert new(deliver(serve(**SETTINGS), "slack", slack(**event))) == 0
+
+
+def test_slack_what_has_no_event_in_it_is_ignored(serve: Serve):
+    limited = {"token": "J", "type": "app_rate_limited", "team_id": "T1", "minute_rate_limited": 1, "api_app_id": "A1"}
+    assert new(deliver(serve(**SETTINGS), "slack", limited)) == 0
 
 
 def test_slack_asks_whether_the_address_is_ours(serve: Serve):
@@ -233,6 +241,13 @@ def test_whatsapp_asks_whether_the_address_is_ours(serve: Serve):
     for wrong in ({"hub.verify_token": "other"}, {"hub.mode": "unsubscribe"}, {"hub.challenge": None}):
         sent = {name: value for name, value in (query | wrong).items() if value is not None}
         assert httpx.get(address, params=sent, trust_env=False).status_code == 401
+
+
+def test_whatsapp_a_verify_token_may_have_any_letters(serve: Serve):
+    address = f"{serve(**SETTINGS | {'whatsapp_verify_token': 'clé-ключ'})}/api/webhooks/whatsapp"
+    for token, status in (("clé-ключ", 200), ("cle", 401), ("clé-????", 401)):
+        query = {"hub.mode": "subscribe", "hub.verify_token": token, "hub.challenge": "1158"}
+        assert httpx.get(address, params=query, trust_env=False).status_code == status
 
 
 @pytest.fixture
@@ -753,6 +768,20 @@ def test_telegram_a_reply_in_a_group_without_topics_stays_in_its_chat(url: str, 
     assert api.told[0][2] == {"chat_id": 42, "text": "Hello"}
 
 
+def test_telegram_what_each_person_writes_to_a_channel_is_a_conversation_of_its_own(
+    url: str, api: SenderAPI, model: ModelServer
+):
+    for topic in (7, 8):
+        payload = telegram(f"from {topic}", chat=-100)
+        payload["message"] |= {"direct_messages_topic": {"topic_id": topic, "user": {"id": topic}}}
+        deliver(url, "telegram", payload)
+        wait_until(lambda topic=topic: len(api.told) == topic - 6)
+    assert [body for _, _, body in api.told] == [
+        {"chat_id": -100, "direct_messages_topic_id": topic, "text": "Hello"} for topic in (7, 8)
+    ]
+    assert asked_in(model) == [["from 7"], ["from 8"]]
+
+
 def test_slack_a_thread_is_a_conversation_of_its_own(url: str, api: SenderAPI, model: ModelServer):
     for number, thread in enumerate(("100.1", "200.1"), 1):
         deliver(url, "slack", slack(thread, type="app_mention", channel="C1", channel_type=None, thread_ts=thread))
@@ -772,6 +801,25 @@ def test_whatsapp_a_person_has_a_conversation_with_each_of_our_numbers(url: str,
         deliver(url, "whatsapp", whatsapp(("49170", number), metadata={"phone_number_id": number}))
         wait_until(lambda number=number: any(f"/{number}/" in path for path, _, _ in api.told))
     assert asked_in(model) == [["11"], ["22"]]
+
+
+def test_whatsapp_a_group_and_who_shows_no_number_are_answered_where_they_asked(
+    url: str, api: SenderAPI, model: ModelServer
+):
+    text = {"type": "text", "text": {"body": "Hi"}}
+    people = [
+        ({"from": "49170", "from_user_id": "DE.1", "group_id": "G1"}, {"recipient_type": "group", "to": "G1"}),
+        ({"from_user_id": "DE.1"}, {"recipient_type": "individual", "recipient": "DE.1"}),
+        ({"from": "49170", "from_user_id": "DE.1"}, {"to": "49170"}),
+    ]
+    for number, (person, to) in enumerate(people):
+        assert new(deliver(url, "whatsapp", whatsapp(messages=[{"id": f"wamid.{number}", **text, **person}]))) == 1
+        wait_until(lambda number=number: len(api.told) == number + 1)
+        assert api.told[-1][2] == {
+            **{"messaging_product": "whatsapp", "type": "text", "text": {"body": "Hello"}},
+            **to,
+        }
+    assert asked_in(model) == [["Hi"]] * 3
 
 
 # What a sender's API refuses.
