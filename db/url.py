@@ -39,7 +39,11 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "pgbouncer": ("true", "false"),
     "uselibpqcompat": ("true",),  # node-postgres: sslmode as in libpq, which it is here
 }
-INSTEAD = {"sslaccept": "Write sslmode=verify-full for sslaccept=strict, and else take it out of the URL."}
+INSTEAD = {
+    "sslaccept": "Write sslmode=verify-full for sslaccept=strict, and else take it out of the URL.",
+    "ssl": "Write sslmode=require, or sslmode=verify-full.",
+    "search_path": "Write schema=.",
+}
 IGNORED = {"supa"}  # Supabase's own mark
 PLACE = {"host", "port", "dbname", "user", "password"}
 KNOWN = PLACE | DRIVERS | SERVERS | NUMBERS | WORDS.keys() | IGNORED | {"schema"}

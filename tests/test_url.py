@@ -68,6 +68,8 @@ def test_the_certificate_is_checked_by_the_systems_authorities_and_with_the_name
         ("connection_limit=0", "connection_limit must be 1 or more"),
         ("port=S3", "port must be a number"),
         ("uselibpqcompat=false", "uselibpqcompat must be one of true"),
+        ("ssl=true", "the parameter ssl is not known. Write sslmode=require"),
+        ("search_path=S3", "the parameter search_path is not known. Write schema="),
         ("sslaccept=strict", "the parameter sslaccept is not known. Write sslmode=verify-full for sslaccept=strict"),
     ],
 )
