@@ -29,6 +29,7 @@ logger = logging.getLogger("db")
 TABLES = Path(__file__).parent / "tables"
 NAME = re.compile(r"([0-9]+)[_-][\w-]+\.(sql|py)")
 TRANSACTION = re.compile(r"(BEGIN|START|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE)\b", re.I)
+FROM_PSQL = re.compile(r"COPY\b.*\b(STDIN|STDOUT)\b", re.I | re.S)
 BEFORE_NAMES = 3  # our first three were recorded by number, in databases whose tables have no prefix
 
 NOTES = """CREATE TABLE house_migration (
@@ -168,13 +169,27 @@ async def take_over(session: Session, found: Sequence[Migration]) -> None:
 
 async def run(session: Session, migration: Migration) -> None:
     """Run one file and note it, in the transaction that is open."""
+    path = await search_path(session)
     if migration.file.suffix == ".py":
         await run_python(session, migration)
     else:
         await run_sql(session, migration)
-    await session.write((NOTE, (migration.name, migration.digest, time.time())))
+    try:
+        if path is not None:
+            await session.read("SELECT set_config('search_path', $1, false)", path)
+        await session.write((NOTE, (migration.name, migration.digest, time.time())))
+    except Exception as exc:
+        raise failed(f"{migration.name}: it cannot be noted that it ran", exc) from exc
     if migration.file.parent == TABLES and migration.number <= BEFORE_NAMES and await is_older(session):
         await session.write(("INSERT INTO migration (version) VALUES ($1)", (migration.number,)))
+
+
+async def search_path(session: Session) -> str | None:
+    """Return where PostgreSQL looks for tables: what pg_dump writes sets it to nowhere, for all that comes after."""
+    if session.engine != "postgresql":
+        return None
+    [row] = await session.read("SELECT current_setting('search_path') AS path")
+    return row["path"]
 
 
 async def run_sql(session: Session, migration: Migration) -> None:
@@ -184,6 +199,8 @@ async def run_sql(session: Session, migration: Migration) -> None:
             raise MigrationError(
                 f"{migration.name}, line {line}: {first}: each file runs in a transaction of its own. Take this out."
             )
+        if session.engine == "postgresql" and FROM_PSQL.match(sql):  # the server would wait for rows, and so would we
+            raise MigrationError(f"{migration.name}, line {line}: {first}: only psql can do this. Write INSERT.")
         try:
             await session.write((sql, ()))
         except Exception as exc:

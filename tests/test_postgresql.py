@@ -213,6 +213,25 @@ async def worker_role(url: str) -> AsyncGenerator[str]:
     await execute(url, f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
+async def test_a_migration_that_moves_the_search_path_moves_it_for_itself_alone(url: str, tmp_path: Path):
+    dumped = "SELECT pg_catalog.set_config('search_path', '', false);\nCREATE TABLE public.dumped (id TEXT);"
+    files = {"001_dump.sql": dumped, "002_after.sql": "CREATE TABLE after_it AS SELECT * FROM dumped;"}
+    folder = write_tree(tmp_path / "migrations", files)
+    assert (await database(url).migrate(folder))[-2:] == ["migrations/001_dump.sql", "migrations/002_after.sql"]
+    async with opened(url) as db:
+        assert await db.read("SELECT * FROM after_it") == []
+    write_tree(folder, {"003_read_only.sql": "CREATE TABLE x (id TEXT);\nSET TRANSACTION READ ONLY;"})
+    with pytest.raises(ConfigError, match=r"^migrations/003_read_only\.sql: it cannot be noted that it ran: ReadOnly"):
+        await database(url).migrate(folder)
+
+
+async def test_what_only_psql_can_read_is_refused_and_does_not_wait(url: str, tmp_path: Path):
+    dumped = "CREATE TABLE x (id TEXT);\nCOPY public.x (id)\n  FROM stdin;\n1\n\\.\n"
+    folder = write_tree(tmp_path / "migrations", {"001_dump.sql": dumped})
+    with pytest.raises(ConfigError, match=r"^migrations/001_dump\.sql, line 2: COPY public\.x \(id\): only psql can"):
+        await asyncio.wait_for(database(url).migrate(folder), 60)
+
+
 async def test_a_role_that_makes_no_tables_starts_when_they_are_up_to_date(url: str, worker_role: str, tmp_path: Path):
     migrations = write_tree(tmp_path / "migrations", {"001_a.sql": "CREATE TABLE mine (id TEXT)"})
     with pytest.raises(ConfigError, match="Run python -m app migrate with a role that may"):
