@@ -66,7 +66,7 @@ def channel_file(name: str, shown: str, found: Mapping[str, Any]) -> Channel:
     for word, function in functions.items():
         if not inspect.isfunction(function) or (inspect.iscoroutinefunction(function) and word != "verify"):
             raise ValueError(f"{word} must be a plain function. Write: def {word}(...), and do what waits in run(job)")
-    settings = {word: found[word] for word in ("run", "attempts", "timeout", "at_once") if word in found}
+    settings = {word: found[word] for word in ("__name__", "run", "attempts", "timeout", "at_once") if word in found}
     return Channel(name=name, file=shown, job=job_file(f"webhook:{name}", shown, settings), **functions)
 
 

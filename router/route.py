@@ -159,8 +159,11 @@ def _in_time(call: Call, timeout: float) -> Call:
     return in_time
 
 
-def positional(handler: Handler) -> int:
-    """How many of (request, params) a handler takes. Raises `TypeError` when it needs anything else."""
+def positional(handler: Handler, second: str = "params") -> int:
+    """How many of (request, params) a handler takes. Raises `TypeError` when it needs anything else.
+
+    A job's ``run`` takes (job, state): ``second`` is what its second is called.
+    """
     for follow_wrapped in (False, True):
         signature = inspect.signature(handler, follow_wrapped=follow_wrapped)
         parameters = list(signature.parameters.values())
@@ -173,7 +176,7 @@ def positional(handler: Handler) -> int:
     if len(needed) > 2 or any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
         raise TypeError(str(signature))
     # what has a default is the handler's own affair, unless it is called what we would hand in
-    return max(len(needed), 1 if places else 0, 2 if len(places) > 1 and places[1].name == "params" else 0)
+    return max(len(needed), 1 if places else 0, 2 if len(places) > 1 and places[1].name == second else 0)
 
 
 def _head(get: ASGIApp) -> ASGIApp:

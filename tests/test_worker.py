@@ -87,6 +87,19 @@ async def test_a_plain_function_runs_in_a_thread_and_state_is_handed_in(database
         await until(lambda: ran == ["the state"])
 
 
+async def test_a_state_with_a_default_is_handed_in_too(database_url: str):
+    ran: list[Any] = []
+
+    async def run(job: Job, state: Any = None) -> None:
+        ran.append(state)
+
+    async with working(database_url, job(run)) as worker:
+        worker.state = "the state"
+        await worker.put("job")
+        await until(lambda: ran)
+    assert ran == ["the state"]
+
+
 async def test_an_unknown_name_is_refused_with_the_mend(database_url: str):
     async with working(database_url, job(print)) as worker:
         with pytest.raises(KeyError, match=r"write jobs/other\.py with a function run\(job\)"):
@@ -436,6 +449,22 @@ def test_a_file_that_cannot_be_a_job_stops_the_start(tmp_path: Path, text: str, 
     with pytest.raises(RouteError, match=r"^jobs/daily\.py: ") as error:
         load_jobs(root)
     assert words in str(error.value)
+
+
+def test_what_a_file_imports_is_no_setting_of_it(tmp_path: Path):
+    imports = (
+        "from asyncio import timeout\nfrom datetime import datetime, timezone\nimport sched as schedule\n"
+        "async def run(job): ...\n"
+    )
+    write_tree(tmp_path / "jobs", {"a.py": imports, "b.py": imports + "timezone = 'Europe/Paris'\ntimeout = 5\n"})
+    jobs = load_jobs(tmp_path / "jobs")
+    assert [(str(job.timezone), job.timeout, job.schedule) for job in jobs.values()] == [
+        ("UTC", 300.0, None),
+        ("Europe/Paris", 5, None),
+    ]
+    write_tree(tmp_path / "jobs", {"c.py": "def timeout(): return 5\ndef run(job): ...\n"})
+    with pytest.raises(RouteError, match="timeout = <function timeout> cannot be used"):
+        load_jobs(tmp_path / "jobs")
 
 
 def test_every_file_is_a_job_but_those_with_an_underscore(tmp_path: Path):

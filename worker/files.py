@@ -60,13 +60,15 @@ def load_jobs(root: Path) -> dict[str, JobFile]:
 
 def job_file(name: str, shown: str, found: Mapping[str, Any]) -> JobFile:
     """Read what a job's module defines. Raises `ValueError` with the fix."""
-    run, zone = found.get("run"), found.get("timezone", "UTC")
+    run = found.get("run")
+    found = {name: value for name, value in found.items() if not is_imported(value, found)}
+    zone = found.get("timezone", "UTC")
     if inspect.isasyncgenfunction(run) or inspect.isgeneratorfunction(run):
         raise ValueError("run is a generator: nothing would read what it yields. Write it without yield")
     if not inspect.isfunction(run):
         raise ValueError("has no function 'run'. Write: async def run(job): ...")
     try:
-        positional(run)
+        positional(run, "state")
     except TypeError as exc:
         raise ValueError(f"run takes {exc}, but it is called with (job) or (job, state)") from None
     try:
@@ -81,6 +83,12 @@ def job_file(name: str, shown: str, found: Mapping[str, Any]) -> JobFile:
         timezone=timezone,
         **checked_numbers(found),
     )
+
+
+def is_imported(value: object, found: Mapping[str, Any]) -> bool:
+    """Whether a value is code from elsewhere and no setting, as after `from datetime import timezone`."""
+    is_code = inspect.isclass(value) or inspect.isroutine(value) or inspect.ismodule(value)
+    return is_code and getattr(value, "__module__", None) != found.get("__name__")
 
 
 def checked_schedule(schedule: Any, timezone: tzinfo) -> Sequence[str] | None:

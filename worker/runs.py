@@ -93,7 +93,7 @@ class Run:
         try:
             payload = json.loads(self.row["payload"])
             job = Job(id=self.row["id"], name=self.row["name"], attempts=self.row["attempts"], payload=payload)
-            arguments = (job, self.worker.state)[: positional(self.file.run)]
+            arguments = (job, self.worker.state)[: positional(self.file.run, "state")]
             if self.is_thread:
                 result, self.failure = await in_thread(self.file.run, *arguments)
                 if inspect.isawaitable(result):  # of an async def that it called, as decorators do
