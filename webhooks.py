@@ -13,7 +13,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -100,7 +100,10 @@ def handshake_with(channel: Channel, payload: Any) -> Response | None:
     if channel.handshake is None:
         return None
     try:
-        return channel.handshake(payload)
+        answer: Any = channel.handshake(payload)
+        if answer is not None and not isinstance(answer, Response):
+            raise TypeError(f"handshake returned {type(answer).__name__}, not a Response or None")
+        return answer
     except Exception:
         logger.exception("%s: cannot tell whether a delivery is a handshake; it is taken for events", channel.file)
         return None
@@ -127,7 +130,10 @@ def events_of(channel: Channel, request: Request[Any], payload: Any) -> list[Eve
     fails, and stays as a dead letter until somebody has looked at it.
     """
     try:
-        found = [as_json(event) for event in channel.events(payload)]
+        events: Any = channel.events(payload)
+        if isinstance(events, str | bytes | Mapping):  # its letters, or its names alone, would be stored
+            raise TypeError(f"events returned {type(cast('object', events)).__name__}, not a list")
+        found = [as_json(event) for event in events]
     except Exception:
         logger.exception("%s: cannot tell the events of a delivery apart; it is kept whole", channel.file)
         found = [as_json(payload)]

@@ -665,6 +665,16 @@ def test_events_that_are_no_json_are_kept_with_the_delivery(
     wait_until(lambda: (project / "ran").exists() and (project / "ran").read_text() == '{"id": "a"}')
 
 
+@pytest.mark.parametrize("events", ["payload", "payload['id']", "None", "7"])
+def test_events_that_are_no_list_are_kept_with_the_delivery(
+    serve: Serve, project: Path, events: str, caplog: pytest.LogCaptureFixture
+):
+    url = serve_channel(serve, project, OPEN_CHANNEL + f"def events(payload): return {events}\n")
+    assert new(post(url, "own", b'{"id": "abc"}', {})) == 1
+    assert "channels/own.py: cannot tell the events of a delivery apart; it is kept whole" in caplog.text
+    wait_until(lambda: (project / "ran").exists() and (project / "ran").read_text() == '{"id": "abc"}')
+
+
 def test_what_verify_raises_is_500_and_names_the_channel(serve: Serve, project: Path, caplog: pytest.LogCaptureFixture):
     text = OPEN_CHANNEL.replace("return True", "return request.headers['x-signature'] == 'right'")
     url = serve_channel(serve, project, text)
@@ -691,6 +701,15 @@ def test_a_signed_delivery_that_the_handshake_cannot_read_is_kept(
     for body in (b'{"id": "a"}', b"[1]", b"null"):
         assert new(post(url, "own", body, {})) == 1, body
     assert "channels/own.py: cannot tell whether a delivery is a handshake; it is taken for events" in caplog.text
+
+
+def test_a_handshake_that_is_no_response_is_told_and_the_delivery_kept(
+    serve: Serve, project: Path, caplog: pytest.LogCaptureFixture
+):
+    url = serve_channel(serve, project, OPEN_CHANNEL + "def handshake(payload): return {'type': 1}\n")
+    assert new(post(url, "own", b'{"id": "a"}', {})) == 1
+    assert "channels/own.py: cannot tell whether a delivery is a handshake" in caplog.text
+    assert "handshake returned dict, not a Response or None" in caplog.text
 
 
 def test_a_challenge_may_be_answered_with_a_response(serve: Serve, project: Path):
