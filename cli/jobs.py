@@ -32,7 +32,7 @@ def misused(words: Sequence[str]) -> str | None:
         near = difflib.get_close_matches(action, ACTIONS, n=1)
         return f"There is no command 'jobs {action}'" + (f"; did you mean {near[0]}?" if near else "") + f"\n{USAGE}"
     most = 2 if action == "run" or rest[:1] == [MANY.get(action)] else 1
-    if not rest or len(rest) > most or (rest[0].startswith("-") and rest[0] != MANY.get(action)):
+    if not rest or len(rest) > most or (rest[0].startswith("--") and rest[0] != MANY.get(action)):
         return "\n".join(line for line in USAGE.splitlines() if line.startswith(f"jobs {action}"))
     return None
 
@@ -54,7 +54,7 @@ async def run_jobs(config: Config, jobs: dict[str, JobFile], words: Sequence[str
 async def told(worker: Worker, words: Sequence[str]) -> None:
     if not words:
         return print_overview(await worker.overview())
-    action, what, *more = words
+    action, what, *more = (word.encode(errors="replace").decode() for word in words)  # half a letter is in no database
     if action == "run":
         print(f"{await worker.run(what, payload_of(more))} is due")
     elif action == "cancel":
@@ -81,8 +81,8 @@ def payload_of(more: Sequence[str]) -> Any:
         payload = json.loads(more[0])
         json.dumps(payload, allow_nan=False)  # which `loads` lets through
         return payload
-    except ValueError as exc:
-        raise Impossible(f"The payload {more[0]!r} is not JSON: {exc}. Quote a text twice: '\"text\"'") from None
+    except (ValueError, RecursionError) as exc:
+        raise Impossible(f"The payload {more[0][:200]!r} is not JSON: {exc}. Quote a text twice: '\"text\"'") from None
 
 
 def print_overview(found: dict[str, Any]) -> None:

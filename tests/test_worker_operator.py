@@ -11,7 +11,7 @@ import anyio
 import httpx
 import pytest
 
-from cli.jobs import run_jobs
+from cli.jobs import misused, run_jobs
 from config import HERE, Config
 from tests.conftest import SECRET
 from tests.servers import Clock, wait_until, working
@@ -190,6 +190,10 @@ async def test_what_runs_is_not_deleted(database_url: str):
         (["replay", "nope"], "There is no job nope"),
         (["cancel", "nope"], "There is no job nope"),
         (["delete", "nope"], "There is no job nope"),
+        (["cancel", "-100123"], "There is no job -100123"),  # the id of a group of Telegram's, for one
+        (["cancel", "caf\udce9"], "There is no job caf?"),  # as a terminal that is not UTF-8 sends it
+        (["replay", "--all", "caf\udce9"], "No job called caf? has failed"),
+        (["run", "daily", "[" * 100_000], "is not JSON: maximum recursion depth"),
         (["replay", "--all", "nope"], "No job called nope has failed"),
         (["delete", "--failed", "nope"], "No job called nope has failed"),
     ],
@@ -197,6 +201,7 @@ async def test_what_runs_is_not_deleted(database_url: str):
 async def test_what_a_command_cannot_do_ends_with_status_1(
     database_url: str, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ):
+    assert misused(words) is None
     assert await run_jobs(Config(database_url=database_url), job(fails, "daily"), words) == 1
     assert said in capsys.readouterr().err
 
