@@ -190,7 +190,7 @@ class Answers:
         mirror = self._mirror(turn, "")
         with mirror.reader(), anyio.move_on_after(STOP_PATIENCE):
             while not mirror.is_over:
-                await mirror.grown(len(mirror.log))
+                await mirror.more()
 
     def _joined(self, turn: Turn) -> Answer:
         if writing := self.writing.get(turn.turn):

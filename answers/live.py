@@ -54,7 +54,7 @@ class Answer:
         self.readers = 0
         self._on_empty = on_empty
         self._half = ""  # of a surrogate pair, which waits for its other half
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: list[asyncio.Future[None]] = []
 
     @property
     def text(self) -> str:
@@ -99,16 +99,11 @@ class Answer:
             after = None
         return Reader(self, after)
 
-    async def grown(self, length: int) -> None:
-        """Wait until the log is longer than that, or the answer is over."""
-        if len(self.log) > length or self.is_over:
-            return
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
-        try:
-            await waiting
-        finally:
-            self._waiting.discard(waiting)
+    def more(self) -> "asyncio.Future[None]":
+        """Return what is done when the log has grown, or the answer is over."""
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        return waiting
 
     def joined(self) -> None:
         self.readers += 1
@@ -119,9 +114,9 @@ class Answer:
             self._on_empty(self)
 
     def _tell(self) -> None:
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting, []
         for one in waiting:
-            if not one.done():
+            if not one.done():  # else who waited has left
                 one.set_result(None)
 
     def _whole(self, text: str) -> str:
@@ -168,7 +163,7 @@ class Reader:
                 if answer.failure is not None:
                     raise answer.failure
                 return []
-            await answer.grown(self._place)
+            await answer.more()
 
     def _take(self) -> list[str]:
         log, pieces, size = self.answer.log, [self._rest] if self._rest else list[str](), len(self._rest)
