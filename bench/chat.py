@@ -183,7 +183,7 @@ def floor(model: str, database: Path) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise NotImplementedError  # uvicorn takes it that there is no lifespan
-        sessions[:] = sessions or [aiohttp.ClientSession()]
+        sessions[:] = sessions or [aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))]  # 100 otherwise
         asked = {"model": MODEL, "stream": True, "messages": json.loads((await receive())["body"])["messages"]}
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
