@@ -203,7 +203,7 @@ def error_in(body: Any) -> Mapping[str, Any]:
     """Return the object that tells of an error: a body, or what stands in it."""
     for _ in range(4):
         if isinstance(body, list):  # Gemini
-            body = next(iter(body), None)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            body = next(iter(body), None)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType] - JSON
         if not isinstance(body, dict):
             return {}
         holder: dict[str, Any] = body  # pyright: ignore[reportUnknownVariableType] - JSON
