@@ -25,7 +25,7 @@ FIXES = {  # what an exception says, and what to write
         "Tables are made by the files of migrations/, at the start (docs/data.md): is the name right, and is its file "
         "there? .venv/bin/python -m app migrate says which ran."
     ),
-    r"^Binding \d+ has no name|^You did not supply a value for binding|^the server expects \d+ argument": (
+    r"^the SQL has values up to|^Incorrect number of bindings|^the server expects \d+ argument": (
         "Values are written $1, $2 in the SQL and follow it one by one: await db.read(sql, first, second)."
     ),
     r"^Error binding parameter .*type '(?:tuple|list)' is not supported": (

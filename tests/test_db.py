@@ -31,6 +31,40 @@ async def test_writes_at_once_are_all_there_and_one_that_fails_takes_no_other_wi
     await db.aclose()
 
 
+A, B = "CAST($1 AS TEXT)", "CAST($2 AS TEXT)"
+
+
+@pytest.mark.parametrize(
+    ("sql", "rows"),
+    [
+        (f"SELECT {A} AS x, {B} AS y", [{"x": "one", "y": "two"}]),
+        (f"SELECT {B} AS x, {A} AS y, {B} AS z", [{"x": "two", "y": "one", "z": "two"}]),
+        (f"SELECT '$3''$1' AS x, {A} || '?' AS y, {B} AS z", [{"x": "$3'$1", "y": "one?", "z": "two"}]),
+        (f'SELECT {A} AS "$2", {B} AS "y""$1"', [{"$2": "one", 'y"$1': "two"}]),
+        (f"SELECT {A} AS x -- $3 isn't one\n, {B} AS y /* nor $4 */", [{"x": "one", "y": "two"}]),
+        (f"WITH a$1 AS (SELECT {A} AS x) SELECT x, {B} AS y FROM a$1", [{"x": "one", "y": "two"}]),  # noqa: S608 - fixed text
+    ],
+)
+async def test_each_marker_is_its_value_and_what_stands_in_a_text_a_name_or_a_comment_is_none(
+    database_url: str, sql: str, rows: list[dict[str, str]]
+):
+    db = database(database_url)
+    await db.open()
+    assert await db.read(sql, "one", "two") == rows
+    await db.aclose()
+
+
+@pytest.mark.parametrize(
+    ("sql", "values"), [(f"SELECT {A}", ()), (f"SELECT {A}", ("one", "two")), (f"SELECT {B}, {A}", ("one",))]
+)
+async def test_a_value_too_few_or_too_many_is_an_error(database_url: str, sql: str, values: tuple[str, ...]):
+    db = database(database_url)
+    await db.open()
+    with pytest.raises(Exception, match=r"1 was passed|0 were passed|2 were passed|values up to|bindings"):
+        await db.read(sql, *values)
+    await db.aclose()
+
+
 PUT = (
     "INSERT INTO house_job (id, name, payload, run_at, attempts, created_at) VALUES ($1, $2, 'null', $3, 0, $3) "
     "ON CONFLICT (id) DO NOTHING RETURNING id, name"

@@ -97,6 +97,7 @@ async def test_a_task_that_is_cancelled_does_not_stop_the_writes_behind_it(db: S
 async def test_any_text_comes_back_as_it_was(db: SQLite, text: str):
     await db.write((INSERT, (text,)))
     assert await ids(db) == [text]
+    assert await db.read("SELECT $1 AS [$2], $2 AS `$1`", text, text + "x") == [{"$2": text, "$1": text + "x"}]
 
 
 # Reading.
