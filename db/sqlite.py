@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 OLDEST = (3, 35, 0)  # RETURNING, and DROP COLUMN
 PATIENCE = 600.0  # seconds that a start waits for the migrations of another process
+LARGEST = 256  # jobs that are committed together, but for those of one turn of the event loop
 LOG_SIZE = 8 * 2**20  # bytes that app.db-wal shrinks to again after a reader was open for long
 # a marker, where it does not stand in a text, a quoted name or a comment
 MARKER = re.compile(
@@ -157,42 +158,57 @@ def sqlite_path(url: str) -> Path:
 class _Job:
     """Statements that one task waits for."""
 
-    def __init__(self, statements: Sequence[Statement]) -> None:
+    def __init__(self, statements: Sequence[Statement], future: "asyncio.Future[list[list[Row]]]") -> None:
         self.statements = statements
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[list[list[Row]]] = self.loop.create_future()
+        self.future = future
         self.result: list[list[Row]] | BaseException = []
 
 
 class _Thread:
-    """One connection in a thread of its own, fed by a queue."""
+    """One connection in a thread of its own, fed by a queue: one group for each turn of the event loop."""
 
     def __init__(self, path: Path, *, writes: bool) -> None:
         self.path = path
         self.writes = writes
-        self.jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.asked: list[_Job] = []  # in this turn of the loop
+        self.groups: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.thread: threading.Thread | None = None
 
     async def start(self) -> None:
-        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = loop.create_future()
         self.thread = threading.Thread(
-            target=self._work, args=(opened, asyncio.get_running_loop()), name=f"sqlite-{self.path.name}", daemon=True
+            target=self._work, args=(opened, loop), name=f"sqlite-{self.path.name}", daemon=True
         )
         self.thread.start()
         await opened
+        self.loop = loop
 
     async def stop(self) -> None:
-        thread, self.thread = self.thread, None
+        thread, self.thread, self.loop = self.thread, None, None
         if thread is not None:
-            self.jobs.put(None)
+            self._send()
+            self.groups.put(None)
             await asyncio.to_thread(thread.join)
 
     async def run(self, statements: Sequence[Statement]) -> list[list[Row]]:
-        if self.thread is None:
+        """Run statements in one transaction, together with what others ask for in this turn of the loop."""
+        loop = self.loop
+        if loop is None:
             raise RuntimeError("the database is closed")
-        job = _Job(statements)
-        self.jobs.put(job)
+        if asyncio.get_running_loop() is not loop:  # a plain job's thread may have one of its own, by `asyncio.run`
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.run(statements), loop))
+        job = _Job(statements, loop.create_future())
+        self.asked.append(job)
+        if len(self.asked) == 1:
+            loop.call_soon(self._send)
         return await job.future
+
+    def _send(self) -> None:
+        if self.asked:
+            self.groups.put(self.asked)
+            self.asked = []
 
     def _work(self, opened: "asyncio.Future[None]", loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -202,20 +218,15 @@ class _Thread:
             return
         loop.call_soon_threadsafe(opened.set_result, None)
         last = False
-        while not last and (first := self.jobs.get()) is not None:
-            batch = [first]
-            while len(batch) < 256:
-                try:
-                    more = self.jobs.get_nowait()
-                except queue.Empty:
-                    break
-                if more is None:
+        while not last and (group := self.groups.get()) is not None:
+            while len(group) < LARGEST and not self.groups.empty():
+                if (more := self.groups.get()) is None:
                     last = True
                     break
-                batch.append(more)
-            self._run(connection, batch)
-            for waiting in {job.loop for job in batch}:
-                waiting.call_soon_threadsafe(_resolve, [job for job in batch if job.loop is waiting])
+                group += more
+            self._run(connection, group)
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits
+                loop.call_soon_threadsafe(_resolve, group)
         connection.close()
 
     def _connect(self) -> sqlite3.Connection:
@@ -223,20 +234,20 @@ class _Thread:
         connection.execute("PRAGMA foreign_keys=1" if self.writes else "PRAGMA query_only=1")
         return connection
 
-    def _run(self, connection: sqlite3.Connection, batch: Sequence[_Job]) -> None:
-        if not self.writes or (len(batch) == 1 and len(batch[0].statements) == 1):  # which is a transaction by itself
-            for job in batch:
+    def _run(self, connection: sqlite3.Connection, group: Sequence[_Job]) -> None:
+        if not self.writes or (len(group) == 1 and len(group[0].statements) == 1):  # which is a transaction by itself
+            for job in group:
                 job.result = _attempt(connection, job)
             return
         try:
             connection.execute("BEGIN IMMEDIATE")
-            for job in batch:
+            for job in group:
                 job.result = _attempt_within(connection, job)
             connection.execute("COMMIT")
         except BaseException as exc:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            for job in batch:
+            for job in group:
                 job.result = exc
 
 
@@ -358,7 +369,7 @@ def _attempt(connection: sqlite3.Connection, job: _Job) -> list[list[Row]] | Bas
 
 
 def _attempt_within(connection: sqlite3.Connection, job: _Job) -> list[list[Row]] | BaseException:
-    """Run a job's statements in the transaction of a batch; where one fails, none of the job's is kept.
+    """Run a job's statements in the transaction of a group; where one fails, none of the job's is kept.
 
     A single statement that fails takes itself back, and needs no savepoint, which is two more calls: before each call
     the thread waits for the interpreter's lock, up to 5 ms while the event loop is busy.
@@ -376,8 +387,8 @@ def _attempt_within(connection: sqlite3.Connection, job: _Job) -> list[list[Row]
     return result
 
 
-def _resolve(batch: Sequence[_Job]) -> None:
-    for job in batch:
+def _resolve(group: Sequence[_Job]) -> None:
+    for job in group:
         if job.future.done():  # its task was cancelled
             continue
         if isinstance(job.result, BaseException):

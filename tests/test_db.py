@@ -1,6 +1,7 @@
 """The database: what both engines promise, and what stops the start."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,27 @@ async def test_writes_at_once_are_all_there_and_one_that_fails_takes_no_other_wi
     results = await asyncio.gather(*writes, return_exceptions=True)
     assert [type(result) for result in results if result != [[]]] == [Conflict] * 10
     assert (await db.read("SELECT COUNT(*) AS n FROM house_job")) == [{"n": 90}]
+    await db.aclose()
+
+
+async def test_a_loop_that_ends_before_its_answer_comes_takes_no_other_with_it(database_url: str):
+    db = database(database_url)
+    await db.open()
+
+    async def give_up_at_once(n: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await db.write((INSERT, (str(n), 1.0)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                await db.read("SELECT 1 AS one")
+
+    for n in range(20):  # as a plain job does, in a thread of its own
+        await asyncio.to_thread(asyncio.run, give_up_at_once(n))
+    async with asyncio.timeout(20):
+        await db.write((INSERT, ("after", 1.0)))
+        assert await db.read("SELECT id FROM house_job WHERE id = 'after'") == [{"id": "after"}]
+        assert await asyncio.to_thread(asyncio.run, db.read("SELECT 1 AS one")) == [{"one": 1}]
     await db.aclose()
 
 
