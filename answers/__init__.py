@@ -5,7 +5,7 @@ and sends it. Beside that, `Answers` writes the text so far into the answer's ro
 somebody else's answer looks at the row and adds what is new to an `Answer` of its own, a mirror, for its readers.
 
 The way of a stop: the writer's scope is cancelled, so its connection to the model closes, the text is kept and the
-readers are told. In another process the row is marked, which the writer's process sees within a quarter of a second.
+readers are told. In another process the row is marked, which the writer's process sees at a wake-up, or its next look.
 
 It knows neither HTTP nor model: `write(turn, answer)` is given to `begin`. What a crash can take is `SAVE_EVERY`; an
 answer whose process died is given up `store.LOST` seconds after its last sign of life.
@@ -34,7 +34,8 @@ logger = logging.getLogger("answers")
 
 NAME = "answers"  # of the wake-ups between processes
 
-LOOK_EVERY = 0.25  # seconds: what others say and ask is looked for this often, with a wake-up at once
+LOOK_EVERY = 0.25  # seconds: what others say is looked for this often, with a wake-up at once
+RARELY = 1.0  # seconds: what they ask of the answers that are written here, where wake-ups are heard
 SAVE_FOLLOWED = 0.1  # seconds: how often what is followed from elsewhere is saved
 GAP = 0.02  # seconds between two looks, however many wake-ups come
 FRESH = 0.5  # seconds in which a new follower looks as often as that: a reader waits for what was said so far
@@ -305,7 +306,8 @@ class Answers:
             if self.mirrors and time.monotonic() - self._joined_at < FRESH:
                 continue
             is_followed = any(writing.is_followed for writing in self.writing.values())
-            with anyio.move_on_after(SAVE_FOLLOWED if is_followed else LOOK_EVERY):
+            looks = LOOK_EVERY if self.mirrors or not self.store.db.hears else RARELY
+            with anyio.move_on_after(SAVE_FOLLOWED if is_followed else looks):
                 await self._wake.wait()
 
     async def _beat(self) -> None:

@@ -19,6 +19,7 @@ class Database(Protocol):
 
     engine: Engine
     skip_locked: str  # what a claim adds on an engine that locks rows
+    hears: bool  # whether `listen` is told of what other processes change
 
     async def open(self, folder: Path | None = None) -> None:
         """Open it, and run our migrations and those of a folder that did not run yet. Raises `ConfigError`."""

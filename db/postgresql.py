@@ -41,6 +41,7 @@ class PostgreSQL:
 
     def __init__(self, url: str, pool: int = 10) -> None:
         self.target = read_url(url)
+        self.hears = not self.target.pooled  # a pooler of transactions forgets who listens
         self.size = self.target.pool or pool
         self._pool = Pool(self._connect, self.size, self.target.pool_timeout)
         self._named: Callable[[str], str] = names.as_written
@@ -230,7 +231,7 @@ class PostgreSQL:
 
     def listen(self, name: str, callback: Callback) -> Callable[[], None]:
         """Call back when another process may have changed something of this name; returns what ends it."""
-        if self.target.pooled:  # a pooler of transactions forgets who listens
+        if not self.hears:
             return lambda: None
         return self._channel.listeners.add(name, callback)
 

@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 OLDEST = (3, 35, 0)  # RETURNING, and DROP COLUMN
 PATIENCE = 600.0  # seconds that a start waits for the migrations of another process
+RECENT = round(3 * LOOKS * 1e9)  # nanoseconds: the clock of a file system may be a little slow
 LARGEST = 256  # jobs that are committed together, but for those of one turn of the event loop
 LOG_SIZE = 8 * 2**20  # bytes that app.db-wal shrinks to again after a reader was open for long
 # a marker, where it does not stand in a text, a quoted name or a comment
@@ -41,6 +42,7 @@ class SQLite:
 
     engine: Engine = "sqlite"
     skip_locked = ""  # there is one writer at a time
+    hears = True
 
     def __init__(self, url: str) -> None:
         if sqlite3.sqlite_version_info < OLDEST:
@@ -133,15 +135,29 @@ class SQLite:
         """Nothing is to be done: other processes see in the file itself that it changed."""
 
     async def _watch(self) -> None:
-        """Look ten times a second, while somebody listens, whether another connection wrote."""
-        before: object = None
+        """Look ten times a second, while somebody listens, whether another connection wrote.
+
+        What is written goes into the log first: SQLite is asked where that was written lately, and once a second.
+        """
+        log, before = f"{self.path}-wal", None
         while True:
-            with contextlib.suppress(sqlite3.Error):  # the connection that writes does not see its own writes in it
-                [[row]] = await self._writer.run([("PRAGMA data_version", ())])
-                if before not in (None, row["data_version"]):
-                    self._listeners.wake()
-                before = row["data_version"]
-            await asyncio.sleep(LOOKS)
+            for look in range(round(1 / LOOKS)):
+                at = written_at(log)
+                if not look or at is None or time.time_ns() - at < RECENT:
+                    with contextlib.suppress(sqlite3.Error):  # who writes does not see its own writes in it
+                        [[row]] = await self._writer.run([("PRAGMA data_version", ())])
+                        if before not in (None, row["data_version"]):
+                            self._listeners.wake()
+                        before = row["data_version"]
+                await asyncio.sleep(LOOKS)
+
+
+def written_at(path: str) -> int | None:
+    """When a file was last written to, in nanoseconds of Unix time; None where it is not there."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return None
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -1,13 +1,16 @@
 """Wake-ups between processes: two databases on one file or server stand for two processes."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import os
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from db import Database, database
+from db import Database, Row, SQLite, Statement, database
+from db.sqlite import _Thread  # pyright: ignore[reportPrivateUsage] - what is asked of it is counted
 from tests.conftest import execute
 
 INSERT = "INSERT INTO house_job (id, name, payload, run_at, attempts, created_at) VALUES ($1, 'x', '', 0, 0, 0)"
@@ -69,6 +72,24 @@ async def test_a_change_of_another_process_calls_back(database_url: str):
         await bell.next()
         end()
         end()
+
+
+async def test_a_file_at_rest_is_asked_once_a_second_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    one = SQLite(f"sqlite:///{tmp_path}/a.db")
+    await one.open()
+    asked: list[object] = []
+    run = _Thread.run
+
+    async def counted(self: _Thread, statements: Sequence[Statement]) -> list[list[Row]]:
+        asked.append(statements)
+        return await run(self, statements)
+
+    monkeypatch.setattr(_Thread, "run", counted)
+    os.utime(f"{tmp_path}/a.db-wal", (1.0, 1.0))
+    one.listen("jobs", Bell())
+    await asyncio.sleep(1.5)
+    assert 1 <= len(asked) <= 2
+    await one.aclose()
 
 
 async def test_a_name_that_nobody_told_of_stays_quiet(postgres: str):
