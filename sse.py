@@ -142,9 +142,8 @@ class EventStream(Response, Generic[Event]):
         """Run ``write`` beside the watcher and the heartbeat, which end with it; what it raised is returned."""
         failure: Exception | None = None
         with Pace.of_loop() as self._pace:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch, receive)
-                tasks.start_soon(self._beat)
+            async with asyncio.TaskGroup() as tasks:
+                beside = tasks.create_task(self._watch(receive)), tasks.create_task(self._beat())
                 with self._scope:
                     try:
                         await self.write(self.emit)
@@ -157,7 +156,8 @@ class EventStream(Response, Generic[Event]):
                             raise
                         failure = ended_by_handler(exc)
                         self._end("error")
-                tasks.cancel_scope.cancel()
+                for task in beside:
+                    task.cancel()
         return failure
 
     async def emit(self, *events: object, pieces: int | None = None) -> None:

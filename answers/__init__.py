@@ -20,7 +20,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal
 
 import anyio
-from anyio.abc import TaskGroup
 
 from answers.live import Answer, Ended, Reader, Thought
 from answers.rows import LEAVE, STOP, Rows
@@ -71,7 +70,8 @@ class Answers:
         self._away_at = float("-inf")  # when the database took no signs of life, of whatever process
         self._beating = anyio.Lock()
         self._wake = anyio.Event()
-        self._tasks: TaskGroup | None = None
+        self._tasks: set[asyncio.Task[None]] | None = None  # those that write: a group of anyio's takes 3 kB for each
+        self._failure: BaseException | None = None  # of one of them, which handles every failure that it knows
         self._is_closing = self._is_away = False
 
     @asynccontextmanager
@@ -86,12 +86,13 @@ class Answers:
             keeper.start_soon(vital, "the keeping of answers", self._keep)
             deafen = self.store.db.listen(NAME, lambda: self._wake.set())
             try:
-                async with anyio.create_task_group() as self._tasks:
-                    try:
-                        yield
-                    finally:
-                        self.stop_all()
+                self._tasks = set()
+                yield
             finally:
+                self.stop_all()
+                with anyio.CancelScope(shield=True):
+                    while self._tasks:
+                        await asyncio.wait(self._tasks)
                 deafen()
                 keeper.cancel_scope.cancel()
 
@@ -140,7 +141,7 @@ class Answers:
         if writing := self.writing.get(turn):
             writing.end("stopped", reason)
             with anyio.move_on_after(STOP_PATIENCE):
-                await writing.over.wait()
+                await writing.answer.over()
             return writing.ending == ("stopped", reason)
         asked = await self.rows.ask_to_stop(turn)
         if asked:
@@ -171,7 +172,7 @@ class Answers:
             if is_other and not writing.answer.readers and not writing.is_followed:
                 writing.end("left")
                 with anyio.move_on_after(STOP_PATIENCE):
-                    await writing.over.wait()
+                    await writing.answer.over()
 
     async def _begun(self, question: Question, again: bool, heir: bool) -> Turn:
         for attempt in range(2):
@@ -190,8 +191,7 @@ class Answers:
             return
         mirror = self._mirror(turn, "")
         with mirror.reader(), anyio.move_on_after(STOP_PATIENCE):
-            while not mirror.is_over:
-                await mirror.more()
+            await mirror.over()
 
     def _joined(self, turn: Turn) -> Answer:
         if writing := self.writing.get(turn.turn):
@@ -214,12 +214,21 @@ class Answers:
         assert self._tasks is not None, "the answers are not being served"
         answer = Answer(turn.turn, turn.answer_id, self._unread)
         writing = self.writing[turn.turn] = Writing(turn, question, answer)
-        self._tasks.start_soon(self._write, writing, write)
+        task = asyncio.create_task(self._write(writing, write))
+        self._tasks.add(task)
+        task.add_done_callback(self._written)
         if self._is_closing:
             writing.end("stopped", "server")
         self._leave_later(writing, max(self.leave, 1.0))  # whoever asked may be gone before reading
         self._wake.set()
         return answer
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        assert self._tasks is not None
+        self._tasks.discard(task)
+        if not task.cancelled() and (failure := task.exception()):
+            self._failure = failure
+            self._wake.set()
 
     async def _write(self, writing: Writing, write: Write) -> None:
         answer, failure = writing.answer, None
@@ -261,7 +270,6 @@ class Answers:
             writing.leaving.cancel()
         del self.writing[answer.turn]
         answer.close(state, reason=reason, failure=failure)
-        writing.over.set()
         if writing.is_followed:
             await self._notify()
 
@@ -288,7 +296,7 @@ class Answers:
     # What the processes tell each other.
 
     async def _keep(self) -> None:
-        while True:
+        while self._failure is None:
             if not self.writing and not self.mirrors:
                 await self._wake.wait()
             self._wake = anyio.Event()
@@ -309,6 +317,7 @@ class Answers:
             looks = LOOK_EVERY if self.mirrors or not self.store.db.hears else RARELY
             with anyio.move_on_after(SAVE_FOLLOWED if is_followed else looks):
                 await self._wake.wait()
+        raise self._failure
 
     async def _beat(self) -> None:
         """Say that this process is alive, each `BEAT` seconds while it writes and before it begins to."""

@@ -105,6 +105,11 @@ class Answer:
         self._waiting.append(waiting)
         return waiting
 
+    async def over(self) -> None:
+        """Wait until the answer is over."""
+        while not self.is_over:
+            await self.more()
+
     def joined(self) -> None:
         self.readers += 1
 

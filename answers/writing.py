@@ -43,7 +43,6 @@ class Writing:
         self.place = question.place
         self.answer = answer
         self.scope = anyio.CancelScope()
-        self.over = anyio.Event()
         self.ending: tuple[Ending, str | None] | None = None
         self.saved = 0  # characters
         self.saved_at = time.monotonic()

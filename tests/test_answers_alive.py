@@ -1,30 +1,34 @@
 """What keeps an answer alive that is written for long: signs of life of its process, on both engines."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio
+import pytest
 
-from answers import Answer, Answers
+from answers import Answer, Answers, Ended
 from db import database
 from store import LOST, Question, Store, Turn
 from tests.servers import Clock
+
+Vital = Callable[[str, Callable[[], Awaitable[None]]], Coroutine[Any, Any, None]]
 
 Q = Question(conversation="c", content="Hi", message_id="m")
 
 
 @asynccontextmanager
-async def keeping(url: str, clock: Clock) -> AsyncGenerator[Answers]:
+async def keeping(url: str, clock: Clock, run: Vital | None = None) -> AsyncGenerator[Answers]:
     """The answers of a process."""
     db = database(url)
     await db.open()
     answers = Answers(Store(db, clock))
-    async with answers.serving(run):
+    async with answers.serving(run or just_run):
         yield answers
     await db.aclose()
 
 
-async def run(name: str, work: Callable[[], Awaitable[None]]) -> None:
+async def just_run(name: str, work: Callable[[], Awaitable[None]]) -> None:
     await work()
 
 
@@ -61,3 +65,47 @@ async def test_a_model_that_thinks_for_minutes_is_alive_all_the_time_and_a_repea
 async def last_sign_of_life(answers: Answers) -> float:
     [row] = await answers.store.db.read("SELECT alive_at FROM house_writer WHERE id = $1", answers.store.writer)
     return row["alive_at"]
+
+
+async def test_a_writer_that_nothing_can_handle_ends_the_keeping_and_its_readers_are_told(
+    database_url: str, clock: Clock
+):
+    class Beyond(BaseException):
+        pass
+
+    ended = anyio.Event()
+
+    async def breaks(turn: Turn, answer: Answer) -> None:
+        answer.add(["Hello"])
+        raise Beyond
+
+    async def vital(name: str, work: Callable[[], Awaitable[None]]) -> None:
+        with pytest.raises(Beyond):
+            await work()
+        ended.set()
+
+    async with keeping(database_url, clock, vital) as answers:
+        answer = await answers.begin(Q, breaks)
+        with answer.reader() as reader, pytest.raises(Ended):  # noqa: PT012 - some of it may come first
+            while await reader.news():
+                pass
+        with anyio.fail_after(20):
+            await ended.wait()
+        assert not answers.writing
+
+
+async def test_answers_that_are_left_when_the_block_ends_are_stopped_and_kept(database_url: str, clock: Clock):
+    async def goes_on(turn: Turn, answer: Answer) -> None:
+        answer.add([f"to {turn.turn}"])
+        await anyio.sleep_forever()
+
+    async with keeping(database_url, clock) as answers:
+        begun = [await answers.begin(Question(conversation=f"c{n}", content="Hi"), goes_on) for n in range(5)]
+        while not all(answer.told for answer in begun):  # noqa: ASYNC110 - by their tasks
+            await anyio.sleep(0.01)
+    assert [(answer.state, answer.reason) for answer in begun] == [("stopped", "server")] * 5
+    async with keeping(database_url, clock) as answers:
+        rows = await answers.store.db.read("SELECT turn, content, state FROM house_message WHERE role = 'assistant'")
+    assert {row["turn"]: (row["content"], row["state"]) for row in rows} == {
+        answer.turn: (f"to {answer.turn}", "stopped") for answer in begun
+    }
