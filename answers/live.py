@@ -101,7 +101,7 @@ class Answer:
 
     def more(self) -> "asyncio.Future[None]":
         """Return what is done when the log has grown, or the answer is over."""
-        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[None] = asyncio.Future()
         self._waiting.append(waiting)
         return waiting
 
@@ -171,6 +171,11 @@ class Reader:
             await answer.more()
 
     def _take(self) -> list[str]:
+        if len(self.answer.log) - self._place == 1 and not self._skips and not self._rest:  # nearly always
+            piece = self.answer.log[self._place]
+            if len(piece) <= MOST and (type(piece) is str or self._place >= self._knows):
+                self._place += 1
+                return [piece]
         log, pieces, size = self.answer.log, [self._rest] if self._rest else list[str](), len(self._rest)
         self._rest = ""
         joins = len(log) - self._place > MANY
