@@ -5,13 +5,13 @@
     .venv/bench/bin/python -m bench.chat
 
 `usual` is the relay of the tutorials: `async for chunk in client.chat.completions.create(stream=True)` inside a
-StreamingResponse. `fastapi` is the same with FastAPI's EventSourceResponse. `floor` is what no relay in Python can go
-below: aiohttp's bytes, parsed and sent on by a bare ASGI callable. `httpx2` and `aiohttp` are this app with one
-transport to the model and the other: the real POST /api/chat with token, storage and heartbeat, which the others do
-not have. All run on uvicorn, uvloop and httptools, each in a process of its own on one core. The model server
-and the client, which checks every piece of every answer, are one process on the other core, which never sleeps while
-it measures: see `Ends`. The relays take turns within each round, and the median of the rounds counts; shares are
-medians of each round's own.
+StreamingResponse. `fastapi` is the same with FastAPI's EventSourceResponse. `httpx2` and `aiohttp` are this app with
+one transport to the model and the other: the real POST /api/chat with token, storage and heartbeat, which the others do
+not have. `floor-httpx2` and `floor-aiohttp` are what no relay on those clients can go below: their bytes, parsed and
+sent on by a bare ASGI callable. All run on uvicorn, uvloop and httptools, each in a process of its own on one core. The
+model server and the client, which checks every piece of every answer, are one process on the other core, which never
+sleeps while it measures: see `Ends`. The relays take turns within each round, and the median of the rounds counts;
+shares are medians of each round's own.
 
 A processor time is the difference of the relay's own clock. Linux only.
 
@@ -36,14 +36,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 from urllib.parse import urlsplit
 
+import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bench import machine
@@ -174,31 +176,54 @@ def fastapi(model: str, database: Path) -> ASGIApp:
     return app
 
 
-def floor(model: str, database: Path) -> ASGIApp:
-    """The least that a relay can do: aiohttp's bytes, each event parsed and sent on. It notices no failure."""
-    import aiohttp
+def floor(chunks_of: Callable[[str, Any], AbstractAsyncContextManager[AsyncIterator[bytes]]]) -> Any:
+    """The least that a relay can do with the bytes of a client: parse and send on each event. It notices no failure."""
 
-    sessions: list[aiohttp.ClientSession] = []
+    def build(model: str, database: Path) -> ASGIApp:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                raise NotImplementedError  # uvicorn takes it that there is no lifespan
+            asked = {"model": MODEL, "stream": True, "messages": json.loads((await receive())["body"])["messages"]}
+            headers = [(b"content-type", b"text/event-stream")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            async with chunks_of(f"{model}/chat/completions", asked) as chunks:
+                async for chunk in chunks:
+                    frames: list[str] = []
+                    for event in chunk.split(b"\n\n"):
+                        if event.startswith(b"data: {") and (text := text_of(orjson.loads(event[6:]))):
+                            frames.append(f"data: {json.dumps({'text': text})}\n\n")
+                    if frames:
+                        body = "".join(frames).encode()
+                        await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise NotImplementedError  # uvicorn takes it that there is no lifespan
-        sessions[:] = sessions or [aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))]  # 100 otherwise
-        asked = {"model": MODEL, "stream": True, "messages": json.loads((await receive())["body"])["messages"]}
-        headers = [(b"content-type", b"text/event-stream")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        async with sessions[0].post(f"{model}/chat/completions", json=asked) as response:
-            async for chunk in response.content.iter_any():
-                frames: list[str] = []
-                for event in chunk.split(b"\n\n"):
-                    if event.startswith(b"data: {") and (text := text_of(json.loads(event[6:]))):
-                        frames.append(f"data: {json.dumps({'text': text})}\n\n")
-                if frames:
-                    body = "".join(frames).encode()
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        return app
 
-    return app
+    return build
+
+
+@asynccontextmanager
+async def by_aiohttp(url: str, asked: Any) -> AsyncGenerator[AsyncIterator[bytes]]:
+    async with aiohttp_session().post(url, json=asked) as response:
+        yield response.content.iter_any()
+
+
+@asynccontextmanager
+async def by_httpx2(url: str, asked: Any) -> AsyncGenerator[AsyncIterator[bytes]]:
+    async with httpx2_client().stream("POST", url, json=asked) as response:
+        yield aiter(response.stream)
+
+
+@cache
+def aiohttp_session() -> Any:
+    aiohttp: Any = importlib.import_module("aiohttp")
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))  # 100 otherwise
+
+
+@cache
+def httpx2_client() -> Any:
+    httpx2: Any = importlib.import_module("httpx2")
+    return httpx2.AsyncClient(limits=httpx2.Limits(max_connections=None), timeout=PATIENCE)
 
 
 def ours(aiohttp: bool) -> Callable[[str, Path], ASGIApp]:
@@ -230,7 +255,8 @@ def our_config(model: str, database: Path) -> Any:
 RELAYS: dict[str, Callable[[str, Path], ASGIApp]] = {
     "usual": usual,
     "fastapi": fastapi,
-    "floor": floor,
+    "floor-aiohttp": floor(by_aiohttp),
+    "floor-httpx2": floor(by_httpx2),
     "httpx2": ours(aiohttp=False),
     "aiohttp": ours(aiohttp=True),
 }
