@@ -8,6 +8,7 @@ and what it acknowledges has reached the disk.
 |---|---|
 | `contract.py` | what both engines promise |
 | `sqlite.py`, `postgresql.py` | the engines |
+| `thread.py` | SQLite's connections, and what is committed together |
 | `url.py`, `pool.py`, `grouping.py` | PostgreSQL's URL, connections, and what is committed together |
 | `wakeups.py` | telling other processes that something changed |
 | `migrations.py` | the tables: files that run in order, once, recorded by name |

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from db import Database, Row, SQLite, Statement, database
-from db.sqlite import _Thread  # pyright: ignore[reportPrivateUsage] - what is asked of it is counted
+from db.thread import Thread
 from tests.conftest import execute
 
 INSERT = "INSERT INTO house_job (id, name, payload, run_at, attempts, created_at) VALUES ($1, 'x', '', 0, 0, 0)"
@@ -78,13 +78,13 @@ async def test_a_file_at_rest_is_asked_once_a_second_alone(tmp_path: Path, monke
     one = SQLite(f"sqlite:///{tmp_path}/a.db")
     await one.open()
     asked: list[object] = []
-    run = _Thread.run
+    run = Thread.run
 
-    async def counted(self: _Thread, statements: Sequence[Statement]) -> list[list[Row]]:
+    async def counted(self: Thread, statements: Sequence[Statement]) -> list[list[Row]]:
         asked.append(statements)
         return await run(self, statements)
 
-    monkeypatch.setattr(_Thread, "run", counted)
+    monkeypatch.setattr(Thread, "run", counted)
     os.utime(f"{tmp_path}/a.db-wal", (1.0, 1.0))
     one.listen("jobs", Bell())
     await asyncio.sleep(1.5)
