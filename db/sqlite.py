@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 OLDEST = (3, 35, 0)  # RETURNING, and DROP COLUMN
 PATIENCE = 600.0  # seconds that a start waits for the migrations of another process
-RECENT = round(3 * LOOKS * 1e9)  # nanoseconds: the clock of a file system may be a little slow
+RECENT = round(4 * LOOKS * 1e9)  # nanoseconds: the clock of a file system may be a little slow
 
 
 class SQLite:
@@ -122,7 +122,7 @@ class SQLite:
         """Nothing is to be done: other processes see in the file itself that it changed."""
 
     async def _watch(self) -> None:
-        """Look ten times a second, while somebody listens, whether another connection wrote.
+        """Look twenty times a second, while somebody listens, whether another connection wrote.
 
         What is written goes into the log first: SQLite is asked where that was written lately, and once a second.
         """

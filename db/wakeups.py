@@ -14,7 +14,8 @@ logger = logging.getLogger("db")
 
 Callback = Callable[[], None]
 
-LOOKS = 0.1  # seconds between two looks at a SQLite file, and between two messages of a process to a server
+LOOKS = 0.05  # seconds between two looks at a SQLite file
+TELLS = 0.1  # seconds between two messages of a process to a server: each takes a lock that all of them share
 AGAIN = (0.1, 0.5, 2.0, 5.0)  # seconds until the next try to connect
 PULSE = 30.0  # seconds between two questions to a server that says nothing
 
@@ -116,7 +117,7 @@ class Channel:
     async def tell_all(self) -> None:
         while self.names:
             await self.told()
-            await asyncio.sleep(LOOKS)
+            await asyncio.sleep(TELLS)
 
     async def told(self) -> None:
         names, self.names = sorted(self.names), set[str]()
