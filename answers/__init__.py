@@ -23,7 +23,7 @@ import anyio
 
 from answers.live import Answer, Ended, Reader, Thought
 from answers.rows import LEAVE, STOP, Rows
-from answers.writing import GONE, WORDS, Writing, ended, replayed
+from answers.writing import GONE, WORDS, Tasks, Writing, ended, replayed
 from db import Row
 from store import BEAT, LOST, Question, Running, Store, Turn
 
@@ -70,8 +70,7 @@ class Answers:
         self._away_at = float("-inf")  # when the database took no signs of life, of whatever process
         self._beating = anyio.Lock()
         self._wake = anyio.Event()
-        self._tasks: set[asyncio.Task[None]] | None = None  # those that write: a group of anyio's takes 3 kB for each
-        self._failure: BaseException | None = None  # of one of them, which handles every failure that it knows
+        self._tasks: Tasks | None = None  # those that write
         self._is_closing = self._is_away = False
 
     @asynccontextmanager
@@ -83,16 +82,14 @@ class Answers:
         ``vital`` runs what must not end before.
         """
         async with anyio.create_task_group() as keeper:
+            self._tasks = tasks = Tasks(lambda: self._wake.set())
             keeper.start_soon(vital, "the keeping of answers", self._keep)
             deafen = self.store.db.listen(NAME, lambda: self._wake.set())
             try:
-                self._tasks = set()
                 yield
             finally:
                 self.stop_all()
-                with anyio.CancelScope(shield=True):
-                    while self._tasks:
-                        await asyncio.wait(self._tasks)
+                await tasks.end()
                 deafen()
                 keeper.cancel_scope.cancel()
 
@@ -214,21 +211,12 @@ class Answers:
         assert self._tasks is not None, "the answers are not being served"
         answer = Answer(turn.turn, turn.answer_id, self._unread)
         writing = self.writing[turn.turn] = Writing(turn, question, answer)
-        task = asyncio.create_task(self._write(writing, write))
-        self._tasks.add(task)
-        task.add_done_callback(self._written)
+        self._tasks.start(self._write(writing, write))
         if self._is_closing:
             writing.end("stopped", "server")
         self._leave_later(writing, max(self.leave, 1.0))  # whoever asked may be gone before reading
         self._wake.set()
         return answer
-
-    def _written(self, task: asyncio.Task[None]) -> None:
-        assert self._tasks is not None
-        self._tasks.discard(task)
-        if not task.cancelled() and (failure := task.exception()):
-            self._failure = failure
-            self._wake.set()
 
     async def _write(self, writing: Writing, write: Write) -> None:
         answer, failure = writing.answer, None
@@ -296,7 +284,8 @@ class Answers:
     # What the processes tell each other.
 
     async def _keep(self) -> None:
-        while self._failure is None:
+        assert self._tasks is not None
+        while self._tasks.failure is None:
             if not self.writing and not self.mirrors:
                 await self._wake.wait()
             self._wake = anyio.Event()
@@ -317,7 +306,7 @@ class Answers:
             looks = LOOK_EVERY if self.mirrors or not self.store.db.hears else RARELY
             with anyio.move_on_after(SAVE_FOLLOWED if is_followed else looks):
                 await self._wake.wait()
-        raise self._failure
+        raise self._tasks.failure
 
     async def _beat(self) -> None:
         """Say that this process is alive, each `BEAT` seconds while it writes and before it begins to."""

@@ -1,5 +1,6 @@
 """What keeps an answer alive that is written for long: signs of life of its process, on both engines."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,9 +24,11 @@ async def keeping(url: str, clock: Clock, run: Vital | None = None) -> AsyncGene
     db = database(url)
     await db.open()
     answers = Answers(Store(db, clock))
-    async with answers.serving(run or just_run):
-        yield answers
-    await db.aclose()
+    try:
+        async with answers.serving(run or just_run):
+            yield answers
+    finally:
+        await db.aclose()
 
 
 async def just_run(name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -109,3 +112,40 @@ async def test_answers_that_are_left_when_the_block_ends_are_stopped_and_kept(da
     assert {row["turn"]: (row["content"], row["state"]) for row in rows} == {
         answer.turn: (f"to {answer.turn}", "stopped") for answer in begun
     }
+
+
+async def test_a_block_that_is_cancelled_twice_still_waits_for_what_is_being_kept(
+    database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    begun, saving, save = anyio.Event(), anyio.Event(), Store.save
+
+    async def slowly(self: Store, *values: Any, **named: Any) -> None:
+        saving.set()
+        await asyncio.sleep(0.3)
+        await save(self, *values, **named)
+
+    async def goes_on(turn: Turn, answer: Answer) -> None:
+        answer.add(["Hello"])
+        begun.set()
+        await anyio.sleep_forever()
+
+    async def host() -> None:
+        async with keeping(database_url, clock) as answers:
+            await answers.begin(Q, goes_on)
+            await anyio.sleep_forever()
+
+    monkeypatch.setattr(Store, "save", slowly)
+    task = asyncio.create_task(host())
+    await begun.wait()
+    task.cancel()
+    await saving.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    monkeypatch.undo()
+    db = database(database_url)
+    await db.open()
+    assert await db.read("SELECT content, state FROM house_message WHERE role = 'assistant'") == [
+        {"content": "Hello", "state": "stopped"}
+    ]
+    await db.aclose()
